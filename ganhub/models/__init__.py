@@ -1,0 +1,157 @@
+"""One file per network family; found by scanning this folder.
+
+A family file holds the networks and four functions; nothing else has to be edited to add one:
+
+    detect(raw) -> bool                      keys and shapes of the checkpoint are this family's
+    read(raw, part, **config) -> nn.Module   a published file -> network, strictly loaded
+    build(part, config) -> nn.Module         an empty network from its own `config`
+    prepare(network, precision) -> nn.Module   optional: a faster form of the same network for inference
+
+`part` is `G` (the averaged generator where a file has one) or `D`. A network carries `config`, a JSON-able dict
+with which `build` makes it again. Generators of pictures follow the protocol `Generator`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from functools import cache
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from ganhub.checkpoint import RawCheckpoint
+from ganhub.errors import CheckpointError
+from ganhub.registry import FAMILIES
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """What the latent tools, the engine and the pipelines know of a generator of pictures."""
+
+    config: dict[str, Any]
+    z_dim: int
+    c_dim: int
+    """Number of classes; 0 for an unconditional network."""
+    w_dim: int
+    """Width of the intermediate latent; 0 where there is none (then `mapping` and `synthesis` are absent)."""
+    num_ws: int
+    img_channels: int
+    img_size: tuple[int, int]
+    """(height, width) in pixels."""
+    z_distribution: str
+    """`normal` or `uniform` (-1 to 1)."""
+
+    def __call__(self, z: Tensor, c: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """z [N, z_dim], c one-hot [N, c_dim] -> pictures [N, img_channels, H, W] in [-1, 1]."""
+        ...
+
+
+@cache
+def family(name: str) -> ModuleType:
+    """The module of a family.
+
+    Raises:
+        CheckpointError: there is no such file, or the file lacks one of the functions.
+    """
+    if name not in FAMILIES:
+        raise CheckpointError(f"There is no family '{name}' in ganhub/models; there are {', '.join(FAMILIES)}.")
+    module = importlib.import_module(f"ganhub.models.{name}")
+    missing = [f for f in ("detect", "read", "build") if not hasattr(module, f)]
+    if missing:
+        raise CheckpointError(f"ganhub/models/{name}.py lacks the function {missing[0]}().")
+    return module
+
+
+def detect(raw: RawCheckpoint) -> str:
+    """Name of the family whose keys and shapes a checkpoint has.
+
+    Raises:
+        CheckpointError: none, or more than one; says what the file holds.
+    """
+    if "family" in raw.extra:
+        return str(raw.extra["family"])
+    found = [name for name in FAMILIES if family(name).detect(raw)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CheckpointError(f"{raw.name} fits several families ({', '.join(found)}); name one with `family:`.")
+    keys = [f"{part}:{key}" if part else key for part, net in raw.networks.items() for key in net.tensors]
+    shown = ", ".join(keys[:3]) or "no tensors"
+    raise CheckpointError(f"{raw.name} is of no family known here (it holds {shown}); see CONTRIBUTING.md to add one.")
+
+
+def read(raw: RawCheckpoint, name: str | None = None, part: str = "G", **config: Any) -> nn.Module:
+    """The network of a checkpoint: float32, on the CPU, in eval mode, without gradients.
+
+    Args:
+        raw: what `ganhub.checkpoint.read` gave.
+        name: family; recognised from keys and shapes by default.
+        part: `G` or `D`.
+        config: what tensor shapes cannot tell, from the registry row.
+
+    Raises:
+        CheckpointError: the file is not of that family, or a tensor is missing, foreign or of the wrong shape.
+    """
+    module = family(name or detect(raw))
+    if raw.format == "ganhub":
+        if part not in raw.networks:
+            raise CheckpointError(f"{raw.name} holds no network '{part}', only {', '.join(raw.networks)}.")
+        saved = raw.networks[part]
+        network = module.build(part, {**saved.kwargs, **config})
+        load_strictly(network, saved.tensors, raw.name)
+    else:
+        network = module.read(raw, part, **config)
+    return network.float().eval().requires_grad_(False)
+
+
+def load_strictly(network: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    """`load_state_dict` that names the first tensor that does not fit.
+
+    Raises:
+        CheckpointError: a tensor is missing, foreign or of another shape.
+    """
+    own = network.state_dict()
+    missing = [k for k in own if k not in tensors]
+    foreign = [k for k in tensors if k not in own]
+    wrong = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    if missing or foreign or wrong:
+        if wrong:
+            k = wrong[0]
+            what = f"'{k}' has shape {list(tensors[k].shape)}, not {list(own[k].shape)}"
+        else:
+            what = f"'{missing[0]}' is missing" if missing else f"'{foreign[0]}' is foreign"
+        more = len(missing) + len(foreign) + len(wrong) - 1
+        raise CheckpointError(
+            f"{name} does not fit {type(network).__name__}: {what}" + (f" (and {more} more)." if more else ".")
+        )
+    network.load_state_dict(tensors)
+
+
+def header(name: str, network: nn.Module, part: str) -> dict[str, Any]:
+    """What a converted file says of itself: family, part and config, all JSON-able."""
+    config = network.config
+    json.dumps(config)
+    return {"family": name, "networks": {part: config}}
+
+
+def prepare(name: str, network: nn.Module, precision: str) -> nn.Module:
+    """The form of a network that answers fastest: `exact` keeps float32, `fast` may use bfloat16 (over 50 dB).
+
+    Raises:
+        CheckpointError: the family has no fast form.
+    """
+    module = family(name)
+    if hasattr(module, "prepare"):
+        return module.prepare(network, precision)
+    if precision != "exact":
+        raise CheckpointError(f"The family '{name}' has no fast form; use the exact one.")
+    return network
+
+
+def parameter_bytes(network: nn.Module) -> int:
+    """Bytes of all parameters and buffers."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))

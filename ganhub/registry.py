@@ -1,0 +1,269 @@
+"""The registry: one row per checkpoint, read from YAML and validated.
+
+`weights.yaml` beside `app.py` (or its copy inside the wheel) holds the built-in rows; `--registry FILE` and
+`GANHUB_REGISTRY` (several files, separated like `PATH`) add an owner's rows from other files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ganhub.errors import RegistryError
+
+Task = Literal[
+    "generate",  # seeds -> pictures
+    "clip",  # guided by a sentence
+    "project",  # a photo's latent can be found
+    "directions",  # latents can be moved
+    "text",  # sentence -> pictures
+    "upscale",
+    "age",
+    "direction",  # the row is a direction of some generator
+    "component",  # the row serves other rows: encoders, feature networks, detectors
+]
+
+FAMILIES = tuple(sorted(p.stem for p in (Path(__file__).parent / "models").glob("[!_]*.py")))
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a full commit; a branch may change under us")]
+
+
+def _inside(path: str) -> str:
+    if not path or path.startswith("/") or "\\" in path or "\0" in path or ".." in path.split("/"):
+        raise ValueError(f"'{path}' must be a path inside its folder")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EmbeddedSource(_Row):
+    embedded: RelativePath
+    """File in `ganhub/embedded/`."""
+
+
+class HubSource(_Row):
+    hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    file: RelativePath
+    revision: Commit
+    repo_type: Literal["model", "dataset", "space"] = "model"
+
+
+class UrlSource(_Row):
+    url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+
+
+class PathSource(_Row):
+    path: str
+    """The owner's own file; a relative path is taken from the folder of the YAML file."""
+
+
+class ManualSource(_Row):
+    manual: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    """Page that only a browser can fetch from."""
+    file: RelativePath
+    """Where the file goes, below the folder for files fetched by hand (`ganhub info ID` prints it in full)."""
+
+
+Source = EmbeddedSource | HubSource | UrlSource | PathSource | ManualSource
+_KINDS: dict[str, type[_Row]] = {
+    "embedded": EmbeddedSource,
+    "hub": HubSource,
+    "url": UrlSource,
+    "path": PathSource,
+    "manual": ManualSource,
+}
+
+
+class Checkpoint(_Row):
+    """One row: what a file is, where it comes from, what it is good for and what its licence allows."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$")]
+    aliases: tuple[str, ...] = ()
+    """Earlier ids, which go on working."""
+    task: tuple[Task, ...] = Field(min_length=1)
+    family: str
+    """A file in `ganhub/models`."""
+    planned: bool = False
+    """True while this version has no code for the family: the file can be pulled and verified, not run."""
+    source: Source
+    sha256: Sha256 | None = None
+    git_blob_sha1: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    bytes: Annotated[int, Field(gt=0)] | None = None
+    """Shown before the download."""
+    config: dict[str, Any] = {}
+    """Only what tensor shapes cannot tell: activation, latent distribution, output range, ..."""
+    preprocess: dict[str, Any] = {}
+    components: dict[str, str] = {}
+    """Other rows that this one needs, by role."""
+    generator: dict[str, Any] = {}
+    """For a direction: the generator it belongs to (`family`, `dataset`, `space`, `w_dim`)."""
+    resolution: int | tuple[int, int] | None = None
+    """Side, or (height, width), in pixels; shown before the download, checked after."""
+    title: str
+    description: str = ""
+    license: Annotated[str, Field(min_length=1)]
+    commercial_use: bool
+    credit: str = ""
+    dataset: str = ""
+    paper: str = ""
+    source_url: str = ""
+    metrics: dict[str, float] = {}
+    golden: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Checkpoint:
+        if not self.planned and "component" not in self.task and self.family not in FAMILIES:
+            close = difflib.get_close_matches(self.family, FAMILIES, n=1)
+            hint = f", did you mean '{close[0]}'?" if close else f"; there are {', '.join(FAMILIES)}"
+            raise ValueError(f"family: '{self.family}' is no file in ganhub/models{hint}")
+        if "direction" in self.task and "family" not in self.generator:
+            raise ValueError("generator: a direction names the generator family that it belongs to")
+        return self
+
+    @property
+    def revision(self) -> str | None:
+        """Commit that the file is pinned to, where its source has commits."""
+        return getattr(self.source, "revision", None)
+
+
+class Registry:
+    """All rows, found by id or alias.
+
+    Raises:
+        RegistryError: a file cannot be read, or a row is wrong; names file, row and field.
+    """
+
+    def __init__(self, rows: Iterable[Checkpoint]):
+        self._rows: dict[str, Checkpoint] = {}
+        self._names: dict[str, str] = {}
+        for row in rows:
+            for name in (row.id, *row.aliases):
+                if name in self._names:
+                    raise RegistryError(f"Two rows are called '{name}' ('{self._names[name]}' and '{row.id}').")
+                self._names[name] = row.id
+            self._rows[row.id] = row
+
+    def __iter__(self) -> Iterator[Checkpoint]:
+        return iter(self._rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def find(self, name: str) -> Checkpoint:
+        """The row of an id or alias.
+
+        Raises:
+            RegistryError: there is none; says which id is close.
+        """
+        if name in self._names:
+            return self._rows[self._names[name]]
+        close = difflib.get_close_matches(name, self._names, n=1, cutoff=0.4)
+        hint = f"did you mean '{close[0]}'?" if close else "`ganhub list` shows all ids."
+        raise RegistryError(f"There is no checkpoint '{name}' in the registry; {hint}", "not_found")
+
+    def for_task(self, task: Task) -> list[Checkpoint]:
+        """Rows that this version can run for a task, in the order of the files."""
+        return [row for row in self if task in row.task and not row.planned]
+
+
+def builtin_file() -> Path:
+    """`weights.yaml`: inside the package when installed from a wheel, else at the top of the checkout."""
+    packaged = Path(__file__).parent / "weights.yaml"
+    return packaged if packaged.exists() else Path(__file__).parent.parent / "weights.yaml"
+
+
+def load_registry(extra: str | Path | Iterable[str | Path] | None = None) -> Registry:
+    """The built-in rows, then those of `GANHUB_REGISTRY`, then those of `extra`.
+
+    Raises:
+        RegistryError: a file cannot be read, or a row is wrong.
+    """
+    files = [builtin_file()]
+    files += [Path(p) for p in os.environ.get("GANHUB_REGISTRY", "").split(os.pathsep) if p]
+    if extra is not None:
+        files += [Path(extra)] if isinstance(extra, (str, Path)) else [Path(p) for p in extra]
+    return Registry(row for file in dict.fromkeys(files) for row in read_rows(file))
+
+
+def read_rows(file: Path) -> list[Checkpoint]:
+    """Rows of one YAML file.
+
+    Raises:
+        RegistryError: names the file, the row and the field.
+    """
+    try:
+        data = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except OSError as error:
+        raise RegistryError(f"The registry {file} cannot be read: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = f" at line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        why = getattr(error, "problem", None) or "not text"
+        raise RegistryError(f"The registry {file} is not valid YAML{where}: {why}.") from error
+    if data is None:
+        return []
+    if not isinstance(data, list):
+        raise RegistryError(f"The registry {file} must be a list of rows, each beginning with '- id:'.")
+    return [_row(entry, file, number) for number, entry in enumerate(data, 1)]
+
+
+def _row(entry: Any, file: Path, number: int) -> Checkpoint:
+    name = entry.get("id", f"number {number}") if isinstance(entry, dict) else f"number {number}"
+    if not isinstance(entry, dict):
+        raise RegistryError(f"Row {name} of {file} must be a mapping that begins with 'id:'.")
+    entry = dict(entry)
+    if isinstance(entry.get("task"), str):
+        entry["task"] = [entry["task"]]
+    try:
+        entry["source"] = _source(entry.get("source"), file)
+        return Checkpoint(**entry)
+    except ValidationError as error:
+        problems = "; ".join(_problem(e) for e in error.errors(include_url=False))
+        raise RegistryError(f"Row '{name}' of {file}: {problems}.") from error
+
+
+def _source(source: Any, file: Path) -> Any:
+    if not isinstance(source, dict):
+        return source  # pydantic says that it is missing or of the wrong kind
+    kinds = [kind for kind in _KINDS if kind in source]
+    if len(kinds) != 1:
+        return source
+    if kinds == ["path"] and isinstance(source["path"], str):
+        path = Path(source["path"]).expanduser()
+        source = {**source, "path": str(path if path.is_absolute() else (file.parent / path).resolve())}
+    return _KINDS[kinds[0]](**source)
+
+
+def _problem(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"] if not str(part).endswith("Source"))
+    what = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(where, Checkpoint.model_fields, n=1)
+        what = "is no field of a row" + (f", did you mean '{close[0]}'?" if close else "")
+    elif error["type"] == "missing":
+        what = "is missing"
+    elif where == "revision":
+        what = "must be a full 40-hex commit, not a branch"
+    return f"{where} {what}".strip() if where else what
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys without a word; a registry must not."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
