@@ -208,7 +208,8 @@ def read_rows(file: Path) -> list[Checkpoint]:
     except OSError as error:
         raise RegistryError(f"The registry {file} cannot be read: {error.strerror or error}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = f" at line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or "not text"
         raise RegistryError(f"The registry {file} is not valid YAML{where}: {why}.") from error
     if data is None:
