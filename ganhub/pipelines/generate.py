@@ -13,7 +13,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -22,7 +21,7 @@ from PIL import Image
 import ganhub
 from ganhub import hub, imaging
 from ganhub.engine import Job
-from ganhub.errors import BadInput, CheckpointError, EngineError
+from ganhub.errors import BadInput, EngineError
 from ganhub.latents import Latents, load_latents, parse_layers, parse_seeds, path, truncate, z_from_seeds
 from ganhub.latents import mix as mix_styles
 from ganhub.pipelines.requests import (
@@ -35,7 +34,6 @@ from ganhub.pipelines.requests import (
     Picture,
     Progress,
     Request,
-    Result,
     SweepRequest,
     SweepResult,
 )
@@ -44,9 +42,9 @@ from ganhub.registry import Checkpoint
 if TYPE_CHECKING:
     from ganhub.engine import Engine
 
-R = TypeVar("R", bound=Result)
+R = TypeVar("R")
 Events = Generator[Progress, None, R]
-Run = Iterator[Progress | R]
+Run = Iterator[Progress | R]  # the last one is the result
 
 WINDOW = 32
 """Jobs of one request in the engine at a time: enough to fill its batches, little enough to keep memory flat."""
@@ -156,21 +154,32 @@ def imaged(image: Image.Image, provenance: dict[str, Any], name: str) -> Picture
 
 
 def _open(engine: Engine, request: Request) -> Generator[Progress, None, _Source]:
-    """Fetch the checkpoint if it is not here, load it, and check that the request fits it."""
+    """Load the checkpoint, which fetches it where it is not here, and check that the request fits it."""
     row = engine.registry.find(request.checkpoint)
-    if not hub.status(row).on_disk:
-        yield from _fetch(row)
-    yield Progress(0, 0, f"Loading {row.title}")
-    facts = engine.describe(row.id)
-    height, width = facts["img_size"]
-    stated = (row.resolution, row.resolution) if isinstance(row.resolution, int) else row.resolution
-    if stated and tuple(stated) != (height, width):
-        raise CheckpointError(
-            f"The row '{row.id}' states {stated[1]}x{stated[0]} pixels, its network makes {width}x{height}; "
-            "correct `resolution` in the row."
-        )
+    yield Progress(0, 0, f"Opening {row.title}")
+    job = Job(row.id, "describe", {}, visitor=request.visitor, precision=request.precision)
+    facts: dict[str, Any] = {}
+    with closing(_answers(engine, [job])) as answers:
+        for answer in answers:
+            if answer is None:
+                yield _loading(engine, row)
+            else:
+                facts = answer
     _fits(row, facts, request)
     return _Source(engine, row, row.sha256 or hub.status(row).sha256 or "", facts)
+
+
+def _loading(engine: Engine, row: Checkpoint) -> Progress:
+    """How far the engine is with a checkpoint."""
+    state: dict[str, Any] = next((s for s in engine.status()["loading"] if s["checkpoint"] == row.id), {})
+    done, total = state.get("done") or 0, state.get("total") or row.bytes or 0
+    if state.get("stage") != "fetch" or not done:
+        return Progress(0, 0, f"Opening {row.title}")
+    speed = state.get("speed")
+    words = f"Fetching {row.title}: {done / 1e6:.0f} of {total / 1e6:.0f} MB" + (
+        f", {speed / 1e6:.1f} MB/s" if speed else ""
+    )
+    return Progress(done, total, words, seconds_left=state.get("seconds_left"))
 
 
 def _fits(row: Checkpoint, facts: dict[str, Any], request: Request) -> None:
@@ -193,53 +202,6 @@ def _fits(row: Checkpoint, facts: dict[str, Any], request: Request) -> None:
         raise BadInput(
             f"'{row.id}' has the layers 0 to {facts['num_ws'] - 1}; there is no layer {request.layers[-1]} to mix."
         )
-
-
-class _Stopped(Exception):
-    """Ends a download that nobody waits for any more."""
-
-
-def _fetch(row: Checkpoint) -> Iterator[Progress]:
-    """Progress of a download, which runs beside; closing the iterator stops it."""
-    events: SimpleQueue[Any] = SimpleQueue()
-    stopped = threading.Event()
-
-    def report(event: hub.FetchProgress) -> None:
-        if stopped.is_set():
-            raise _Stopped
-        events.put(event)
-
-    def work() -> None:
-        try:
-            hub.fetch(row, progress=report)
-            events.put(None)
-        except _Stopped:
-            pass
-        except BaseException as error:  # carried over to the thread that waits
-            events.put(error)
-
-    yield Progress(0, row.bytes or 0, f"Fetching {row.title}")
-    threading.Thread(target=work, name=f"fetch {row.id}", daemon=True).start()
-    last = Progress(0, row.bytes or 0, f"Fetching {row.title}")
-    try:
-        while True:
-            try:
-                event = events.get(timeout=PATIENCE)
-            except Empty:
-                yield last
-                continue
-            if event is None:
-                return
-            if isinstance(event, BaseException):
-                raise event
-            total = event.total or row.bytes or 0
-            words = f"Fetching {row.title}: {event.done / 1e6:.0f} of {total / 1e6:.0f} MB"
-            if event.speed:
-                words += f", {event.speed / 1e6:.1f} MB/s"
-            last = Progress(event.done, total, words, seconds_left=event.seconds_left)
-            yield last
-    finally:
-        stopped.set()
 
 
 def _answers(engine: Engine, jobs: Iterable[Job]) -> Generator[Any, None, None]:
@@ -281,7 +243,7 @@ def _answers(engine: Engine, jobs: Iterable[Job]) -> Generator[Any, None, None]:
 
 def _pictures(
     source: _Source, jobs: Iterable[Job], about: Iterable[tuple[dict[str, Any], str]], total: int
-) -> Iterator[Progress]:
+) -> Events[None]:
     """A progress event per finished picture, in order; `about` names provenance and file stem of each."""
     began = time.monotonic()
     done = 0
