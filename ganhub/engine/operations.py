@@ -1,0 +1,220 @@
+"""Forward work: what a job may ask of a network, one picture each, run together as a batch.
+
+An operation is three functions. A new one is one entry in `OPERATIONS`.
+
+    check(item, facts)            raises BadInput when the item does not fit the network
+    group(item)                   items may share a batch where this is equal
+    run(G, facts, items, device)  answers, one per item: plain data, or the GanHubError of that item alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganhub import imaging
+from ganhub.errors import BadInput, EngineError, GanHubError
+
+Item = dict[str, Any]
+Facts = dict[str, Any]
+Answer = Any
+NOISE_MODES = ("const", "random", "none")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One kind of forward work."""
+
+    check: Callable[[Item, Facts], None]
+    group: Callable[[Item], Hashable]
+    run: Callable[[Any, Facts, list[Item], torch.device], list[Answer]]
+
+
+def find(name: str) -> Operation:
+    """The operation of a name.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if name not in OPERATIONS:
+        raise BadInput(f"There is no operation '{name}'; there are {', '.join(OPERATIONS)}.")
+    return OPERATIONS[name]
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A tensor on the device; in float32 where the device has no float64."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if tensor.dtype == torch.float64 and device.type == "mps":
+        tensor = tensor.float()
+    return tensor.to(device)
+
+
+def check_array(item: Item, key: str, shape: tuple[int, ...]) -> None:
+    """An item's array has this shape and holds finite numbers.
+
+    Raises:
+        BadInput: it has not; says what is wrong.
+    """
+    value = item.get(key)
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        raise BadInput(f"'{key}' must be an array of numbers of shape {list(shape)}.")
+    if value.shape != shape:
+        raise BadInput(f"'{key}' has shape {list(value.shape)}; this checkpoint takes {list(shape)}.")
+    if not np.isfinite(value).all():
+        raise BadInput(f"'{key}' holds numbers that are not finite.")
+
+
+def check_label(item: Item, facts: Facts) -> None:
+    """The class of an item exists.
+
+    Raises:
+        BadInput: it does not, or one is needed.
+    """
+    label, classes = item.get("label"), facts["c_dim"]
+    if label is None and classes:
+        raise BadInput(f"This checkpoint draws {classes} classes; choose a class from 0 to {classes - 1}.")
+    if label is None:
+        return
+    if not classes:
+        raise BadInput("This checkpoint has no classes; leave the class empty.")
+    if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label < classes:
+        raise BadInput(f"There is no class {label!r}; choose a whole number from 0 to {classes - 1}.")
+
+
+def one_hot(items: list[Item], classes: int, device: torch.device) -> Tensor | None:
+    """Labels -> [N, classes] float32, or None for a network without classes."""
+    if not classes:
+        return None
+    labels = torch.tensor([int(item["label"]) for item in items])
+    return torch.nn.functional.one_hot(labels, classes).float().to(device)
+
+
+def _check_truncation(item: Item, facts: Facts) -> None:
+    psi, cutoff = item.get("psi", 1.0), item.get("cutoff")
+    if isinstance(psi, bool) or not isinstance(psi, (int, float)) or not np.isfinite(psi):
+        raise BadInput(f"psi must be a number, not {psi!r}.")
+    if not facts["w_dim"] and (psi != 1 or cutoff is not None):
+        raise BadInput("This checkpoint has no mapping network, so there is nothing to truncate; leave psi at 1.")
+    if cutoff is not None and (isinstance(cutoff, bool) or not isinstance(cutoff, int) or cutoff < 0):
+        raise BadInput(f"cutoff must be a whole number of layers or empty, not {cutoff!r}.")
+
+
+def _check_z(item: Item, facts: Facts) -> None:
+    check_array(item, "z", (facts["z_dim"],))
+    check_label(item, facts)
+    _check_truncation(item, facts)
+
+
+def _check_noise(item: Item, facts: Facts) -> None:
+    mode = item.get("noise_mode", "const")
+    if mode not in NOISE_MODES:
+        raise BadInput(f"There is no noise mode '{mode}'; choose {', '.join(NOISE_MODES)}.")
+    seed = item.get("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise BadInput(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}.")
+
+
+def _check_generate(item: Item, facts: Facts) -> None:
+    _check_z(item, facts)
+    _check_noise(item, facts)
+
+
+def _check_map(item: Item, facts: Facts) -> None:
+    _need_w(facts)
+    _check_z(item, facts)
+
+
+def _check_synthesize(item: Item, facts: Facts) -> None:
+    _need_w(facts)
+    check_array(item, "ws", (facts["num_ws"], facts["w_dim"]))
+    _check_noise(item, facts)
+
+
+def _need_w(facts: Facts) -> None:
+    if not facts["w_dim"]:
+        raise BadInput("This checkpoint has no mapping network: it turns z into a picture directly.")
+
+
+def _noise_mode(item: Item) -> str:
+    return item.get("noise_mode", "const")
+
+
+def _map(G: Any, items: list[Item], device: torch.device) -> Tensor:
+    """Latents of a batch whose truncations may differ: [N, num_ws, w_dim]."""
+    settings = [(float(item.get("psi", 1.0)), item.get("cutoff")) for item in items]
+    ws: Tensor | None = None
+    for psi, cutoff in dict.fromkeys(settings):
+        rows = [i for i, s in enumerate(settings) if s == (psi, cutoff)]
+        some = [items[i] for i in rows]
+        z = to_device(np.stack([item["z"] for item in some]), device)
+        part = G.mapping(z, one_hot(some, G.c_dim, device), psi=psi, cutoff=cutoff)
+        if len(rows) == len(items):
+            return part
+        if ws is None:
+            ws = part.new_empty(len(items), *part.shape[1:])
+        ws[torch.tensor(rows, device=device)] = part
+    assert ws is not None, "a batch is never empty"
+    return ws
+
+
+def own_noise(items: list[Item], device: torch.device) -> Callable[[Any], Tensor]:
+    """Draws noise [N, ...] row by row, each row from the generator of its own picture's seed."""
+    generators = [torch.Generator().manual_seed(int(item.get("seed", 0))) for item in items]
+
+    def draw(shape: Any) -> Tensor:
+        return torch.cat([torch.randn(1, *shape[1:], generator=g) for g in generators]).to(device)
+
+    return draw
+
+
+def _pictures(images: Tensor) -> list[Answer]:
+    finite = images.isfinite().flatten(1).all(1).tolist()
+    pixels = np.asarray(imaging.to_uint8(images))
+    return [np.ascontiguousarray(row) if good else _not_finite() for row, good in zip(pixels, finite, strict=True)]
+
+
+def _not_finite() -> GanHubError:
+    return EngineError(
+        "The network gave numbers that are not finite for this latent; use another seed, or the exact precision.",
+        "bad_output",
+    )
+
+
+def _run_map(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    ws = _map(G, items, device).float().cpu().numpy()
+    return [row.copy() if np.isfinite(row).all() else _not_finite() for row in ws]
+
+
+def _synthesize(G: Any, ws: Tensor, items: list[Item], device: torch.device) -> list[Answer]:
+    mode = _noise_mode(items[0])
+    noise = own_noise(items, device) if mode == "random" else None
+    return _pictures(G.synthesis(ws, noise_mode=mode, noise=noise))
+
+
+def _run_synthesize(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    ws = to_device(np.stack([item["ws"].astype(np.float32) for item in items]), device)
+    return _synthesize(G, ws, items, device)
+
+
+def _run_generate(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    if G.w_dim:
+        return _synthesize(G, _map(G, items, device), items, device)
+    z = to_device(np.stack([item["z"] for item in items]), device)
+    return _pictures(G(z, one_hot(items, G.c_dim, device)))
+
+
+def _describe(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    return [dict(facts) for _ in items]
+
+
+OPERATIONS: dict[str, Operation] = {
+    "describe": Operation(lambda item, facts: None, lambda item: None, _describe),
+    "map": Operation(_check_map, lambda item: None, _run_map),
+    "synthesize": Operation(_check_synthesize, _noise_mode, _run_synthesize),
+    "generate": Operation(_check_generate, _noise_mode, _run_generate),
+}

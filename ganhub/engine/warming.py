@@ -1,0 +1,61 @@
+"""The first forward of a network: builds its kernels, and tells what a picture costs in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ganhub import latents
+from ganhub.engine import device as devices
+from ganhub.engine.cache import Loaded
+from ganhub.engine.operations import one_hot, to_device
+
+
+def warm(entry: Loaded, device: torch.device, budget: int, most: int | None) -> None:
+    """Runs a generator once and decides how many pictures its batches may have.
+
+    Args:
+        entry: a network that nobody uses yet; `per_item` and `largest` are set.
+        device: where it lies.
+        budget: bytes for weights and activations together.
+        most: a limit on the batch, from the engine's settings.
+    """
+    G: Any = entry.network
+    if not hasattr(G, "z_distribution"):  # no generator of pictures: nothing is known of its inputs
+        entry.largest = most or 1
+        return
+    z = to_device(latents.z_from_seeds([0], G.z_dim, G.z_distribution), device)
+    label = one_hot([{"label": 0}], G.c_dim, device)
+    # Not inference_mode: what a network might keep from its first call must serve optimisation too.
+    with torch.no_grad(), devices.arithmetic(device, entry.key.precision, True):
+        entry.per_item = _measured(G, z, label, device)
+    height, width = G.img_size
+    rule = max(1, min(16, 512 * 512 // (height * width))) if device.type == "cpu" else 32
+    room = (budget - entry.weights) // max(1, entry.per_item)
+    entry.largest = max(1, min(most or rule, room))
+
+
+def _measured(G: Any, z: Any, label: Any, device: torch.device) -> int:
+    """Bytes of activations of one picture: the peak on a GPU; elsewhere four times the largest module's output."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        G(z, label)
+        torch.cuda.synchronize(device)
+        return max(1, torch.cuda.max_memory_allocated(device) - before)
+    largest = 1
+
+    def look(_module: Any, _inputs: Any, output: Any) -> None:
+        nonlocal largest
+        if isinstance(output, torch.Tensor):
+            largest = max(largest, output.numel() * output.element_size())
+
+    hooks = [module.register_forward_hook(look) for module in G.modules()]
+    try:
+        G(z, label)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return 4 * largest
