@@ -20,7 +20,8 @@ ORDER = [
     ["pipelines", "training"],
     ["tabs"],
     ["ui"],
-    ["cli", "__main__"],
+    ["cli"],
+    ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 ONLY = {

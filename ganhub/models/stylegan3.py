@@ -19,8 +19,11 @@ from torch import Tensor, nn
 
 from ganhub.checkpoint import Network, RawCheckpoint
 from ganhub.errors import CheckpointError
-from ganhub.models import load_strictly
+from ganhub.models import load_strictly, stylegan2
+from ganhub.models._stylegan2_layers import FullyConnected
+from ganhub.models.stylegan2 import GeneratorMapping
 
+GAIN = math.sqrt(2)
 LAYER = re.compile(r"synthesis\.L(\d+)_(\d+)_(\d+)\.weight$")
 
 HYPER = {
@@ -51,8 +54,6 @@ def read(raw: RawCheckpoint, part: str = "G", **config: Any) -> nn.Module:
         CheckpointError: no such network inside, or a tensor is missing, foreign or of another shape.
     """
     if part == "D":
-        from ganhub.models import stylegan2
-
         return stylegan2.read(raw, "D", **config)
     network = _generator_of(raw)
     generator = build("G", {**_config(raw.name, network), **config})
@@ -63,8 +64,6 @@ def read(raw: RawCheckpoint, part: str = "G", **config: Any) -> nn.Module:
 def build(part: str, config: dict[str, Any]) -> nn.Module:
     """An empty network from its `config`."""
     if part == "D":
-        from ganhub.models import stylegan2
-
         return stylegan2.build("D", config)
     return StyleGAN3Generator(**config)
 
@@ -115,6 +114,7 @@ class StyleGAN3Generator(nn.Module):
         img_channels: int = 3,
         mapping_layers: int = 2,
         mapping_lr: float = 0.01,
+        w_avg_beta: float = 0.998,
         **hyper: Any,
     ):
         super().__init__()
@@ -134,9 +134,18 @@ class StyleGAN3Generator(nn.Module):
             "channels": list(channels),
             "mapping_layers": mapping_layers,
             "mapping_lr": mapping_lr,
+            "w_avg_beta": w_avg_beta,
             **hyper,
         }
-        self.mapping = Mapping(z_dim, c_dim, w_dim, self.num_ws, mapping_layers, mapping_lr)
+        self.mapping = GeneratorMapping(
+            self.num_ws,
+            z_dim=z_dim,
+            c_dim=c_dim,
+            features=[w_dim] * mapping_layers,
+            embed_features=w_dim,
+            lr=mapping_lr,
+            w_avg_beta=w_avg_beta,
+        )
         self.synthesis = Synthesis(w_dim, img_resolution, img_channels, channels, hyper)
 
     @property
@@ -148,48 +157,6 @@ class StyleGAN3Generator(nn.Module):
         self, z: Tensor, c: Tensor | None = None, psi: float = 1.0, cutoff: int | None = None, **synthesis: Any
     ) -> Tensor:
         return self.synthesis(self.mapping(z, c, psi, cutoff), **synthesis)
-
-
-class Mapping(nn.Module):
-    """z [N, z_dim] and one-hot c [N, c_dim] -> ws [N, num_ws, w_dim]."""
-
-    def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_ws: int, layers: int, lr: float):
-        super().__init__()
-        self.z_dim, self.c_dim, self.num_ws, self.layers = z_dim, c_dim, num_ws, layers
-        if c_dim:
-            self.embed = Linear(c_dim, w_dim)
-        width = z_dim + (w_dim if c_dim else 0)
-        for i in range(layers):
-            self.add_module(f"fc{i}", Linear(width if i == 0 else w_dim, w_dim, lr=lr))
-        self.register_buffer("w_avg", torch.zeros(w_dim))
-        self.w_avg: Tensor
-
-    def forward(self, z: Tensor, c: Tensor | None = None, psi: float = 1.0, cutoff: int | None = None) -> Tensor:
-        x = _unit(z.to(self.w_avg.dtype))
-        if self.c_dim:
-            if c is None:
-                raise CheckpointError(f"This generator is conditional: give one of its {self.c_dim} classes.")
-            x = torch.cat([x, _unit(self.embed(c.to(x.dtype)))], 1)
-        for i in range(self.layers):
-            x = F.leaky_relu(self.get_submodule(f"fc{i}")(x), 0.2) * math.sqrt(2)
-        ws = x.unsqueeze(1).expand(-1, self.num_ws, -1)
-        if psi == 1:
-            return ws.clone()
-        near = self.w_avg.lerp(ws, psi)
-        return near if cutoff is None else torch.cat([near[:, :cutoff], ws[:, cutoff:]], 1)
-
-
-class Linear(nn.Module):
-    """Fully connected layer with equalised learning rate."""
-
-    def __init__(self, inputs: int, outputs: int, lr: float = 1.0, bias: float = 0.0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr)
-        self.bias = nn.Parameter(torch.full([outputs], bias / lr))
-        self.lr = lr
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * (self.lr / math.sqrt(self.weight.shape[1])), self.bias * self.lr)
 
 
 class Synthesis(nn.Module):
@@ -234,7 +201,7 @@ class FourierFeatures(nn.Module):
         direction = F.normalize(torch.randn(channels, 2), dim=1)
         radius = bandwidth * torch.rand(channels, 1).sqrt()  # uniform over the disc
         self.weight = nn.Parameter(torch.randn(channels, channels))
-        self.affine = Linear(w_dim, 4)
+        self.affine = FullyConnected(w_dim, 4)
         with torch.no_grad():  # at first every latent leaves the plane where it is
             self.affine.weight.zero_()
             self.affine.bias.copy_(torch.tensor([1.0, 0, 0, 0]))
@@ -280,7 +247,7 @@ class Layer(nn.Module):
         self.is_rgb = i == last
         critical = i >= last - hyper["num_critical"]
         kernel = 1 if self.is_rgb else hyper["conv_kernel"]
-        self.affine = Linear(w_dim, inputs, bias=1.0)
+        self.affine = FullyConnected(w_dim, inputs, bias=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.register_buffer("magnitude_ema", torch.ones([]))
@@ -310,11 +277,12 @@ class Layer(nn.Module):
             x = x + self.bias[:, None, None]
             return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
         # Scaling the input instead of the weights lets a batch share one convolution.
-        weight = weight * weight.square().mean([1, 2, 3], keepdim=True).rsqrt()
+        unit = weight * weight.square().mean([1, 2, 3], keepdim=True).rsqrt()
         styles = styles * styles.square().mean(1, keepdim=True).rsqrt()
-        demodulation = (styles.square() @ weight.square().sum([2, 3]).T + 1e-8).rsqrt()
-        x = F.conv2d(x * (styles * gain)[:, :, None, None], weight, padding=kernel - 1)
-        x = torch.addcmul(self.bias[:, None, None], x, demodulation[:, :, None, None])
+        demodulation = (styles.square() @ unit.square().sum([2, 3]).T + 1e-8).rsqrt()
+        x = F.conv2d(x * (styles * gain)[:, :, None, None], unit, padding=kernel - 1)
+        # The gain of the leaky ReLU goes in here, where the picture is smallest.
+        x = torch.addcmul(self.bias[:, None, None] * GAIN, x, (demodulation * GAIN)[:, :, None, None])
         return self._filtered_lrelu(x)
 
     def _filtered_lrelu(self, x: Tensor) -> Tensor:
@@ -322,7 +290,7 @@ class Layer(nn.Module):
         [(rise, run)] = _separable(self.up_filter, x)
         rise, run = (_band(f * self.up, wide, size, 1, self.up, self.offset) for f in (rise, run))
         x = rise @ (x @ run.T)
-        x = F.leaky_relu(x, 0.2) * math.sqrt(2)
+        x = F.leaky_relu(x, 0.2)
         if self.clamp is not None:
             x = x.clamp(-self.clamp, self.clamp)
         pairs = _separable(self.down_filter, x)
@@ -330,6 +298,19 @@ class Layer(nn.Module):
         falls = torch.stack([_band(fall, out, wide, self.down, 1, 0) for fall, _ in pairs], 2)  # [out, wide, K]
         x = x @ runs.view(-1, wide).T  # [N, C, wide, K * out]
         return falls.flatten(1) @ x.reshape(*x.shape[:2], -1, out)
+
+
+def user_transform(translate: tuple[float, float] = (0.0, 0.0), angle: float = 0.0) -> Tensor:
+    """The `transform` [3, 3] for `synthesis` that moves the picture.
+
+    Args:
+        translate: (right, down), in picture sides.
+        angle: counter-clockwise, in degrees.
+    """
+    turn = math.radians(angle)
+    cos, sin = math.cos(turn), math.sin(turn)
+    movement = [[cos, sin, translate[0]], [-sin, cos, translate[1]], [0.0, 0.0, 1.0]]
+    return torch.linalg.inv(torch.tensor(movement, dtype=torch.float64)).float()
 
 
 def lowpass(taps: int, cutoff: float, width: float, rate: float, radial: bool = False) -> Tensor | None:
@@ -383,10 +364,6 @@ def _band(f: Tensor, rows: int, columns: int, row_step: int, column_step: int, o
     return torch.where(inside, f.flip(0)[at.clamp(0, len(f) - 1)], f.new_zeros([]))
 
 
-def _unit(x: Tensor) -> Tensor:
-    return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-
-
 def _generator_of(raw: RawCheckpoint) -> Network:
     """The averaged generator where there is one."""
     found = {name: net for name, net in raw.networks.items() if "synthesis.input.freqs" in net.tensors}
@@ -401,6 +378,7 @@ def _generator_of(raw: RawCheckpoint) -> Network:
 def _config(name: str, network: Network) -> dict[str, Any]:
     """Sizes from the tensors, and the rest from what the file says of itself (the paper's values without that)."""
     tensors, said = network.tensors, network.kwargs
+    mapping_said = said.get("mapping_kwargs") or {}
     layers = sorted((int(m[1]), int(m[2]), int(m[3])) for m in map(LAYER.match, tensors) if m)
     mapping = sorted(k for k in tensors if re.fullmatch(r"mapping\.fc\d+\.weight", k))
     if not layers or not mapping:
@@ -421,7 +399,8 @@ def _config(name: str, network: Network) -> dict[str, Any]:
         "img_channels": layers[-1][2],
         "channels": [width for _, _, width in layers[:-1]],
         "mapping_layers": len(mapping),
-        "mapping_lr": said.get("mapping_kwargs", {}).get("lr_multiplier", 0.01),
+        "mapping_lr": mapping_said.get("lr_multiplier", 0.01),
+        "w_avg_beta": mapping_said.get("w_avg_beta", 0.998),
         **hyper,
     }
 

@@ -135,6 +135,7 @@ class _Source:
             "sha256": self.sha256,
             "license": self.row.license,
             **request.parameters(),
+            "precision": self.facts["precision"],
             **own,
             "generated": True,
             "notice": "AI-generated",

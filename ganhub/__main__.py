@@ -1,0 +1,6 @@
+"""`python -m ganhub`: the command `ganhub`."""
+
+from ganhub.cli import main
+
+if __name__ == "__main__":
+    main()
