@@ -19,6 +19,7 @@ from ganhub import hub
 from ganhub.engine import device as devices
 from ganhub.engine import objectives, operations
 from ganhub.engine.cache import Cache, Key
+from ganhub.engine.elsewhere import Elsewhere
 from ganhub.engine.forward import Forward
 from ganhub.engine.loading import Loader, read_network
 from ganhub.engine.tickets import Fit, Job, Step, Ticket
@@ -53,6 +54,7 @@ class Engine:
         gather: seconds that a batch may wait for the visitors who shared the last one.
         max_batch: a limit on every batch; by default what suits the device and the picture's size.
         on_device_lost: called with a sentence when the device is lost for this process, which must be replaced.
+        run_on_device: where work is computed instead of on the engine's thread, see `ganhub.engine.elsewhere`.
         fetch, read: how a row becomes a file and a file a network.
 
     Raises:
@@ -74,12 +76,14 @@ class Engine:
         gather: float = 0.003,
         max_batch: int | None = None,
         on_device_lost: Callable[[str], None] | None = None,
+        run_on_device: Callable[..., Any] | None = None,
         fetch: Callable[..., Path] | None = None,
         read: Callable[[Checkpoint, Path], nn.Module] = read_network,
     ):
         self.registry = registry
         self.precision = _precision(precision)
-        self.device = devices.choose(device)
+        # Where the work is done elsewhere, networks are held here for their facts only.
+        self.device = devices.choose("cpu" if run_on_device is not None else device)
         self.deadline, self.per_visitor = deadline, per_visitor
         self._lock = threading.Condition()
         self._closed = False
@@ -91,7 +95,9 @@ class Engine:
         self._loader = Loader(
             registry, self.device, self._cache, self._lock, fetch or hub.fetch, read, self._wanted, self._load_failed
         )
-        forward = Forward(self.device, self._cache, self._lock, fixed)
+        self._elsewhere = Elsewhere(run_on_device, self._loader.file_of) if run_on_device is not None else None
+        answers = self._elsewhere.answers if self._elsewhere is not None else None
+        forward = Forward(self.device, self._cache, self._lock, fixed, answers)
         default_slots = 4 if self.device.type == "cpu" else 16
         self._worker = Worker(
             self.device,
@@ -105,6 +111,7 @@ class Engine:
             gather,
             fixed or max_batch,
             on_device_lost,
+            self._elsewhere,
         )
 
     def submit(self, job: Job) -> Ticket:
@@ -251,13 +258,12 @@ class Engine:
         seconds = self.deadline if job.deadline is None else job.deadline
         if not seconds > 0:
             raise EngineError("The request's deadline had passed before it was made.", "deadline")
-        return Ticket(
-            job,
-            Group(Key(row.id, precision), work, static),
-            time.monotonic() + seconds,
-            self._ended,
-            contextvars.copy_context(),
-        )
+        group = Group(Key(row.id, precision), work, static)
+        ticket = Ticket(job, group, time.monotonic() + seconds, self._ended)
+        if self._elsewhere is not None:
+            ticket.context = contextvars.copy_context()
+            ticket.group = group._replace(static=(static, job.visitor))
+        return ticket
 
     def _admit(self, tickets: list[Ticket], room: WaitingRoom) -> None:
         with self._lock:

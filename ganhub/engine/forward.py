@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,21 @@ log = logging.getLogger(__name__)
 
 class DeviceLost(Exception):
     """The device answers nothing more in this process."""
+
+
+class Failure(NamedTuple):
+    """Why a batch as a whole gave nothing."""
+
+    kind: str
+    """`memory`, `lost` or `failed`."""
+    what: str = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """Plain data that outlives the exception, whose traceback would keep the batch's tensors alive."""
+        if devices.is_out_of_memory(error):
+            return cls("memory")
+        return cls("lost" if devices.is_lost(error) else "failed", f"{type(error).__name__}: {error}")
 
 
 def compute(G: Any, facts: dict[str, Any], operation: str, items: list[Any], device: torch.device) -> list[Any]:
@@ -40,6 +55,22 @@ def compute(G: Any, facts: dict[str, Any], operation: str, items: list[Any], dev
     return answers
 
 
+def attempt(
+    entry: Loaded, operation: str, items: list[Any], device: torch.device, deterministic: bool
+) -> tuple[list[Any], GanHubError | Failure | None]:
+    """One forward: (answers, None), or ([], why there are none)."""
+    try:
+        with torch.inference_mode(), devices.arithmetic(device, entry.key.precision, deterministic):
+            return compute(entry.network, entry.facts, operation, items, device), None
+    except GanHubError as error:
+        return [], error
+    except Exception as error:
+        failure = Failure.of(error)
+        if failure.kind == "failed":
+            log.warning("A batch of %d for %s failed.", len(items), entry.key.checkpoint, exc_info=True)
+        return [], failure
+
+
 class Forward:
     """Runs batches of tickets on the worker's thread.
 
@@ -47,7 +78,7 @@ class Forward:
         device: where.
         cache, lock: the engine's; other networks are evicted when one picture alone does not fit.
         fixed: with a number, every batch is padded to this size, so that its arithmetic never changes.
-        elsewhere: computes (key, operation, items) in another process instead of here.
+        elsewhere: sends a batch to another process, as (entry, operation, tickets).
     """
 
     def __init__(
@@ -56,7 +87,7 @@ class Forward:
         cache: Cache,
         lock: threading.Condition,
         fixed: int | None = None,
-        elsewhere: Callable[..., list[Any]] | None = None,
+        elsewhere: Callable[..., tuple[list[Any], Any]] | None = None,
     ):
         self.device, self.cache, self.lock, self.fixed, self.elsewhere = device, cache, lock, fixed, elsewhere
 
@@ -74,19 +105,20 @@ class Forward:
             for i in range(0, len(tickets), cap):
                 self.run(entry, operation, tickets[i : i + cap])
             return
-        answers, error = self._attempt(entry, operation, [t.job.item for t in tickets])  # type: ignore[union-attr]
-        # The error is handled out here: inside `except` its traceback would keep the batch's tensors alive.
+        answers, error = self._attempt(entry, operation, tickets)
         if error is None:
             for ticket, answer in zip(tickets, answers, strict=True):
-                _ = ticket.fail(answer) if isinstance(answer, GanHubError) else ticket.succeed(answer)
-        elif error == "memory":
+                ticket.end_with(answer)
+        elif isinstance(error, Failure) and error.kind == "lost":
+            self._lost(tickets, error)
+        elif isinstance(error, Failure) and error.kind == "memory":
             self._smaller(entry, operation, tickets)
         elif len(tickets) > 1:
             half = len(tickets) // 2
             self.run(entry, operation, tickets[:half])
             self.run(entry, operation, tickets[half:])
         else:
-            tickets[0].fail(error if isinstance(error, GanHubError) else failed(entry.key.checkpoint, error))
+            tickets[0].fail(error if isinstance(error, GanHubError) else failed(entry.key.checkpoint, error.what))
 
     def _smaller(self, entry: Loaded, operation: str, tickets: list[Ticket]) -> None:
         devices.release(self.device)
@@ -104,23 +136,19 @@ class Forward:
         for ticket in tickets:
             ticket.fail(too_large(entry.key.checkpoint))
 
-    def _attempt(self, entry: Loaded, operation: str, items: list[Any]) -> tuple[list[Any], Any]:
-        """(answers, None), or ([], what went wrong: `memory`, a GanHubError, or a description)."""
-        padded = items + items[-1:] * ((self.fixed or 0) - len(items))
-        try:
-            if self.elsewhere is not None:
-                return self.elsewhere(entry.key, operation, padded)[: len(items)], None
-            with torch.inference_mode(), devices.arithmetic(self.device, entry.key.precision, self.fixed is not None):
-                return compute(entry.network, entry.facts, operation, padded, self.device)[: len(items)], None
-        except GanHubError as error:
-            return [], error
-        except Exception as error:
-            if devices.is_lost(error):
-                raise DeviceLost(str(error)) from None
-            if devices.is_out_of_memory(error):
-                return [], "memory"
-            log.warning("A batch of %d for %s failed.", len(items), entry.key.checkpoint, exc_info=True)
-            return [], f"{type(error).__name__}: {error}"
+    def _lost(self, tickets: list[Ticket], error: Failure) -> None:
+        if self.elsewhere is None:
+            raise DeviceLost(error.what)
+        for ticket in tickets:  # the other process is replaced by whoever lends it
+            ticket.fail(EngineError(f"The device was lost ({error.what[:200]}); try again.", "device_lost"))
+
+    def _attempt(self, entry: Loaded, operation: str, tickets: list[Ticket]) -> tuple[list[Any], Any]:
+        if self.elsewhere is not None:
+            return self.elsewhere(entry, operation, tickets)
+        items = [ticket.job.item for ticket in tickets]
+        items += items[-1:] * ((self.fixed or 0) - len(items))
+        answers, error = attempt(entry, operation, items, self.device, self.fixed is not None)
+        return answers[: len(tickets)], error
 
 
 def failed(checkpoint_id: str, what: str) -> EngineError:

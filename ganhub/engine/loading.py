@@ -98,6 +98,7 @@ class Loader:
         self.under_way: dict[Key, dict[str, Any]] = {}
         """What is being loaded, and how far it is."""
         self.closed = False
+        self._files: dict[Key, tuple[Checkpoint, Path]] = {}
         self._gate = threading.Lock()
 
     def want(self, key: Key) -> None:
@@ -106,6 +107,10 @@ class Loader:
             return
         self.under_way[key] = {"checkpoint": key.checkpoint, "precision": key.precision, "stage": "fetch"}
         threading.Thread(target=self._load, args=(key,), name=f"load {key.checkpoint}", daemon=True).start()
+
+    def file_of(self, key: Key) -> tuple[Checkpoint, Path]:
+        """The row of a key and the local file that it was loaded from."""
+        return self._files[key]
 
     def finish(self, key: Key, error: GanHubError | None = None) -> None:
         """The worker has published a network, or could not: the next load may begin."""
@@ -121,6 +126,7 @@ class Loader:
         try:
             row = self.registry.find(key.checkpoint)
             path = self.fetch(row, progress=lambda event: self._tell(key, event))
+            self._files[key] = row, path
             with self._gate:
                 self._tell(key, stage="read")
                 network = self.read(row, path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from ganhub.engine import device as devices
 from ganhub.engine import objectives
 from ganhub.engine.cache import Loaded
-from ganhub.engine.forward import DeviceLost, failed
+from ganhub.engine.forward import DeviceLost, Failure, failed
 from ganhub.engine.loading import too_large
 from ganhub.engine.tickets import Fit, Step, Ticket
 from ganhub.errors import EngineError, GanHubError
@@ -37,12 +38,6 @@ class Row:
     """One fit in its slot."""
 
     ticket: Ticket
-    latent: Tensor
-    constants: dict[str, Tensor]
-    first: Tensor
-    """Adam's moving mean of the gradient."""
-    second: Tensor
-    """Adam's moving mean of its square."""
     step: int = 0
 
     @property
@@ -52,7 +47,7 @@ class Row:
 
 
 class SlotGroup:
-    """The fits that share a network and an objective.
+    """The fits that share a network and an objective. `rows[i]` owns row i of every tensor of the state.
 
     Args:
         entry: the network; pinned by the caller while there are rows.
@@ -60,12 +55,23 @@ class SlotGroup:
         device: where.
         size: number of slots.
         fixed: batches are padded to `size`, so that their arithmetic never changes.
+        evict: frees what memory it can; returns how many networks went.
     """
 
-    def __init__(self, entry: Loaded, objective: str, device: torch.device, size: int, fixed: bool = False):
-        self.entry, self.device, self.size, self.fixed = entry, device, size, fixed
+    def __init__(
+        self,
+        entry: Loaded,
+        objective: str,
+        device: torch.device,
+        size: int,
+        fixed: bool = False,
+        evict: Callable[[], int] = lambda: 0,
+    ):
+        self.entry, self.device, self.size, self.fixed, self.evict = entry, device, size, fixed, evict
         self.objective = objectives.find(objective)
         self.rows: list[Row] = []
+        self._state: dict[str, Tensor] = {}
+        """`latent`, Adam's `first` and `second` moment, and the objective's constants: [N, ...] each."""
         self._chunk = size
 
     @property
@@ -74,7 +80,11 @@ class SlotGroup:
         return self.size - len(self.rows)
 
     def join(self, ticket: Ticket) -> None:
-        """Gives a fit a slot; it takes part from the next step on."""
+        """Gives a fit a slot; it takes part from the next step on.
+
+        Raises:
+            DeviceLost: no more work can be done.
+        """
         fit = ticket.job
         assert isinstance(fit, Fit)
         try:
@@ -85,12 +95,13 @@ class SlotGroup:
             ticket.fail(error)
             return
         except Exception as error:
-            self._raise_if_lost(error)
-            log.warning("A fit for %s could not begin.", self.entry.key.checkpoint, exc_info=True)
-            ticket.fail(failed(self.entry.key.checkpoint, f"{type(error).__name__}: {error}"))
+            ticket.fail(self._sentence(Failure.of(error)))
             return
-        latent = latent.detach().clone()
-        self.rows.append(Row(ticket, latent, constants, torch.zeros_like(latent), torch.zeros_like(latent)))
+        new = {"latent": latent, "first": torch.zeros_like(latent), "second": torch.zeros_like(latent)}
+        new |= {f"constant {name}": value for name, value in constants.items()}
+        rows = {name: value[None].detach() for name, value in new.items()}
+        self._state = {n: torch.cat([self._state[n], row]) if self.rows else row.clone() for n, row in rows.items()}
+        self.rows.append(Row(ticket))
 
     def step(self) -> None:
         """Advances every fit by one step; those that are done, cancelled or late leave.
@@ -98,71 +109,103 @@ class SlotGroup:
         Raises:
             DeviceLost: no more work can be done.
         """
-        self.rows = [row for row in self.rows if not row.ticket.expire()]
-        for row, (loss, gradient) in zip(self.rows, self._gradients(self.rows), strict=True):
+        self._keep()
+        if not self.rows:
+            return
+        losses, gradient = self._gradients(0, len(self.rows))
+        finite = gradient.flatten(1).isfinite().all(1).tolist()
+        for row, loss, good in zip(self.rows, losses, finite, strict=True):
             if isinstance(loss, GanHubError):
                 row.ticket.fail(loss)
-            elif not math.isfinite(loss) or not bool(gradient.isfinite().all()):
+            elif not math.isfinite(loss) or not good:
                 text = f"The fit left the numbers that '{self.entry.key.checkpoint}' can draw at step {row.step + 1}"
                 row.ticket.fail(EngineError(f"{text}; lower the learning rate.", "bad_output"))
-            else:
-                self._advance(row, loss, gradient)
-        self.rows = [row for row in self.rows if not row.ticket.done()]
+        self._advance(gradient)
+        for i, (row, loss) in enumerate(zip(self.rows, losses, strict=True)):
+            row.step += 1
+            if not row.ticket.done():
+                self._report(row, loss, self._state["latent"][i])
+        self._keep()
 
-    def _advance(self, row: Row, loss: float, gradient: Tensor) -> None:
-        """Adam (Kingma & Ba 2015) on one row."""
-        t = row.step + 1
-        row.first.lerp_(gradient, 1 - BETA1)
-        row.second.lerp_(gradient.square(), 1 - BETA2)
-        scale = (row.second / (1 - BETA2**t)).sqrt_().add_(EPSILON)
-        row.latent = row.latent - rate(row.fit, row.step) * (row.first / (1 - BETA1**t)) / scale
-        row.step = t
+    def _keep(self) -> None:
+        """Lets go of the rows whose fits have ended."""
+        stay = [i for i, row in enumerate(self.rows) if not row.ticket.expire()]
+        if len(stay) < len(self.rows):
+            index = torch.tensor(stay, device=self.device, dtype=torch.long)
+            self._state = {name: value[index] for name, value in self._state.items()}
+            self.rows = [self.rows[i] for i in stay]
+
+    def _advance(self, gradient: Tensor) -> None:
+        """Adam (Kingma & Ba 2015), every row at its own step and rate."""
+        latent, first, second = (self._state[name] for name in ("latent", "first", "second"))
+
+        def column(numbers: list[float]) -> Tensor:
+            column = torch.tensor(numbers, dtype=latent.dtype, device=self.device)
+            return column.reshape(-1, *[1] * (latent.ndim - 1))
+
+        first.lerp_(gradient, 1 - BETA1)
+        second.lerp_(gradient.square(), 1 - BETA2)
+        size = column([rate(row.fit, row.step) / (1 - BETA1 ** (row.step + 1)) for row in self.rows])
+        scale = column([1 - BETA2 ** (row.step + 1) for row in self.rows])
+        latent -= size * first / ((second / scale).sqrt() + EPSILON)
+
+    def _report(self, row: Row, loss: float, latent: Tensor) -> None:
         fit = row.fit
-        shown = row.latent.cpu().numpy().copy() if fit.preview and t % fit.preview == 0 else None
-        row.ticket.report(Step(t, fit.steps, loss, shown))
-        if t >= fit.steps:
-            row.ticket.succeed({"latent": row.latent.cpu().numpy(), "loss": loss, "steps": t})
+        last = row.step >= fit.steps
+        shown = fit.preview and row.step % fit.preview == 0
+        values = latent.cpu().numpy().copy() if last or shown else None
+        row.ticket.report(Step(row.step, fit.steps, loss, values if shown else None))
+        if last:
+            row.ticket.succeed({"latent": values, "loss": loss, "steps": row.step})
 
-    def _gradients(self, rows: list[Row]) -> list[tuple[Any, Any]]:
-        """(loss, gradient) of each row, or (GanHubError, None) for a row that cannot be computed."""
-        if len(rows) > self._chunk:
-            halves = [rows[i : i + self._chunk] for i in range(0, len(rows), self._chunk)]
-            return [pair for half in halves for pair in self._gradients(half)]
-        if not rows:
-            return []
-        pairs, error = self._attempt(rows)
-        if error is None:
-            return pairs
-        if error == "memory":
-            devices.release(self.device)
-            if len(rows) == 1:
-                return [(too_large(self.entry.key.checkpoint), None)]
-            self._chunk = max(1, len(rows) // 2)
-            return self._gradients(rows)
-        if len(rows) == 1:
-            return [(error, None)]
-        half = len(rows) // 2
-        return self._gradients(rows[:half]) + self._gradients(rows[half:])
+    def _gradients(self, begin: int, end: int) -> tuple[list[Any], Tensor]:
+        """Losses and gradients of some rows; a row that cannot be computed has a GanHubError for its loss."""
+        if end - begin <= self._chunk:
+            losses, gradient, error = self._attempt(begin, end)
+            if error is None:
+                return losses, gradient
+            if isinstance(error, Failure) and error.kind == "lost":
+                raise DeviceLost(error.what)
+            if isinstance(error, Failure) and error.kind == "memory":
+                devices.release(self.device)
+                if end - begin == 1 and self.evict():
+                    return self._gradients(begin, end)
+                self._chunk = max(1, (end - begin) // 2)
+            if end - begin == 1:
+                sentence = error if isinstance(error, GanHubError) else self._sentence(error)
+                return [sentence], torch.zeros_like(self._state["latent"][begin:end])
+        middle = begin + max(1, (end - begin) // 2)
+        left, right = self._gradients(begin, middle), self._gradients(middle, end)
+        return left[0] + right[0], torch.cat([left[1], right[1]])
 
-    def _attempt(self, rows: list[Row]) -> tuple[list[tuple[Any, Any]], Any]:
-        used = rows + rows[-1:] * (self._chunk - len(rows) if self.fixed else 0)
+    def _attempt(self, begin: int, end: int) -> tuple[list[Any], Tensor, Any]:
         try:
             with torch.enable_grad(), devices.arithmetic(self.device, self.entry.key.precision, self.fixed):
-                latent = torch.stack([row.latent for row in used]).requires_grad_(True)
-                constants = {k: torch.stack([row.constants[k] for row in used]) for k in rows[0].constants}
-                losses = self.objective.loss(self.entry.network, latent, constants, rows[0].fit.item)
-                (gradients,) = torch.autograd.grad(losses.sum(), latent)
-            return list(zip(losses.detach().tolist(), gradients.detach(), strict=True))[: len(rows)], None
+                state = {name: value[begin:end] for name, value in self._state.items()}
+                if self.fixed:
+                    state = {
+                        n: torch.cat([v, v[-1:].expand(self.size - len(v), *v.shape[1:])]) for n, v in state.items()
+                    }
+                latent = state["latent"].clone().requires_grad_(True)
+                constants = {n.removeprefix("constant "): v for n, v in state.items() if n.startswith("constant ")}
+                item = self.rows[begin].fit.item
+                losses = self.objective.loss(self.entry.network, latent, constants, item)
+                (gradient,) = torch.autograd.grad(losses.sum(), latent)
+            return losses.tolist()[: end - begin], gradient[: end - begin], None
         except GanHubError as error:
-            return [], error
+            return [], self._state["latent"], error
         except Exception as error:
-            self._raise_if_lost(error)
-            if devices.is_out_of_memory(error):
-                return [], "memory"
-            log.warning("A step of %d fits for %s failed.", len(rows), self.entry.key.checkpoint, exc_info=True)
-            return [], failed(self.entry.key.checkpoint, f"{type(error).__name__}: {error}")
+            return [], self._state["latent"], Failure.of(error)
 
-    @staticmethod
-    def _raise_if_lost(error: Exception) -> None:
-        if devices.is_lost(error):
-            raise DeviceLost(str(error)) from None
+    def _sentence(self, failure: Failure) -> GanHubError:
+        """What the owner of a failed row reads.
+
+        Raises:
+            DeviceLost: it is not the row that failed.
+        """
+        if failure.kind == "lost":
+            raise DeviceLost(failure.what)
+        if failure.kind == "memory":
+            return too_large(self.entry.key.checkpoint)
+        log.warning("A fit for %s failed: %s", self.entry.key.checkpoint, failure.what)
+        return failed(self.entry.key.checkpoint, failure.what)

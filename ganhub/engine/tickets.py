@@ -149,6 +149,14 @@ class Ticket:
         """Ends the job with an error."""
         return self._end(None, error.with_traceback(None))
 
+    def end_with(self, answer: Any) -> bool:
+        """Ends the job with an answer that may be its error."""
+        return self.fail(answer) if isinstance(answer, GanHubError) else self.succeed(answer)
+
+    def outcome(self) -> Any:
+        """The result or the error of a job that has ended."""
+        return self._value if self._error is None else self._error
+
     def report(self, event: Step) -> None:
         """Adds a progress event."""
         with self._changed:

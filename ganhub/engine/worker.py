@@ -13,6 +13,7 @@ import torch
 
 from ganhub.engine import device as devices
 from ganhub.engine.cache import Cache, Key, Loaded
+from ganhub.engine.elsewhere import Elsewhere
 from ganhub.engine.forward import DeviceLost, Forward, failed
 from ganhub.engine.loading import Loader, too_large
 from ganhub.engine.slots import SlotGroup
@@ -46,6 +47,7 @@ class Worker:
         gather: seconds to wait for the visitors of the batch before, who are likely to come back together.
         max_batch: a limit on every batch.
         on_lost: called once when the device is lost for this process.
+        elsewhere: where work is sent instead of being done here.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class Worker:
         gather: float,
         max_batch: int | None,
         on_lost: Callable[[str], None] | None,
+        elsewhere: Elsewhere | None,
     ):
         self.device, self.cache, self.room, self.fits, self.loader = device, cache, room, fits, loader
         self.forward, self.lock, self.slots, self.gather, self.max_batch = forward, lock, slots, gather, max_batch
-        self.on_lost = on_lost
+        self.on_lost, self.elsewhere = on_lost, elsewhere
         self.groups: OrderedDict[Group, SlotGroup] = OrderedDict()
         self.running: list[Ticket] = []
         self.lost: str | None = None
@@ -193,8 +196,7 @@ class Worker:
                 error = too_large(entry.key.checkpoint) if memory else failed(entry.key.checkpoint, repr(raised))
             if error is None or error.code != "out_of_memory" or last_try:
                 break
-            with self.lock:
-                self.cache.evict_all_unused()
+            self._evict()
             devices.release(self.device)
         if error is None and entry.bytes > self.cache.budget:
             error = too_large(entry.key.checkpoint, entry.bytes, self.cache.budget)
@@ -241,6 +243,8 @@ class Worker:
         return entry.caps.get(ticket.group.work, entry.largest)
 
     def _step(self) -> bool:
+        if self.elsewhere is not None:
+            return self._fit_elsewhere(self.elsewhere)
         self._seat()
         if not self.groups:
             return False
@@ -252,6 +256,16 @@ class Worker:
             if not slots.rows:
                 self._leave(group)
         return True
+
+    def _fit_elsewhere(self, elsewhere: Elsewhere) -> bool:
+        with self.lock:
+            fits = self.fits.take(self._ready, lambda t: 1, lambda t: t.group)
+            self.running = fits
+        for ticket in fits:
+            elsewhere.fit(ticket)
+        with self.lock:
+            self.running = []
+        return bool(fits)
 
     def _leave(self, group: Group) -> None:
         self.groups.pop(group).entry.pins -= 1
@@ -271,12 +285,17 @@ class Worker:
                     assert entry is not None
                     entry.pins += 1
                     fixed = self.forward.fixed is not None
-                    slots = self.groups[group] = SlotGroup(entry, group.work, self.device, self.slots, fixed)
+                    slots = SlotGroup(entry, group.work, self.device, self.slots, fixed, self._evict)
+                    self.groups[group] = slots
                 self.running = seated
             for ticket in seated:
                 slots.join(ticket)
             with self.lock:
                 self.running = []
+
+    def _evict(self) -> int:
+        with self.lock:
+            return self.cache.evict_all_unused()
 
     def _has_slot(self, ticket: Ticket) -> bool:
         return self._ready(ticket) and self._free(ticket) > 0
