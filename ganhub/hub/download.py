@@ -1,4 +1,4 @@
-"""The process that speaks to servers: `python -m ganhub.hub.download`.
+"""The process that speaks to servers: run as a file, it imports nothing of ganhub.
 
 Reads one request (JSON) from standard input and says how far it is, a JSON line each, on standard output; the last
 line is `{"file", "claimed"}` or `{"code", "sentence"}`. Ends when standard input does.
@@ -22,7 +22,7 @@ from huggingface_hub import errors as hub
 from huggingface_hub.utils import get_session
 
 _AGENT = {"user-agent": "ganhub"}
-_PIECE = 1 << 18
+_PIECE = 1 << 15
 _PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 
 
@@ -102,7 +102,7 @@ def from_hub(request: dict[str, Any], report: Reporter) -> dict[str, str]:
     where = {"repo_id": request["hub"], "filename": request["file"], "repo_type": request["repo_type"]}
     # Asked first and once: the download itself hides the reason of a failure, and retries for a minute and more.
     known = get_hf_file_metadata(
-        hf_hub_url(**where, revision=request["revision"]), timeout=request["answer"], user_agent="ganhub"
+        hf_hub_url(**where, revision=request["revision"]), timeout=request["answer"], library_name="ganhub"
     )
     if known.commit_hash is None or known.etag is None:
         raise Refused("not_a_hub", f"what answers at {endpoint()} is not a Hub; {PORTAL}")
@@ -124,7 +124,7 @@ def from_hub(request: dict[str, Any], report: Reporter) -> dict[str, str]:
         cache_dir=request["cache"],
         etag_timeout=request["answer"],
         tqdm_class=bar(report),
-        user_agent="ganhub",
+        library_name="ganhub",
     )
     named = known.etag if len(known.etag) in (40, 64) else ""
     return {"file": file, "claimed": named}
@@ -295,7 +295,7 @@ def main() -> int:
         if report.most > most:
             left = request["retries"]  # the connection is bad, not dead
         wait = request["backoff"] * 2 ** (request["retries"] - left) if refused.after is None else refused.after
-        given_up = refused.code == "connection_lost" and "hub" in request and report.most  # the library tried for us
+        given_up = refused.code == "connection_lost" and "hub" in request and report.total  # the library tried for us
         if not refused.again or left == 0 or wait > 10 or given_up:
             say(code=refused.code, sentence=f"'{request['row']}': {refused.sentence}.")
             return 1

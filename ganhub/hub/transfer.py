@@ -314,13 +314,16 @@ def _check_space(row_id: str, place: Path, needed: int) -> None:
 @contextmanager
 def _child(request: dict[str, Any]) -> Iterator[queue.Queue[dict]]:
     """The download process and what it says; it ends with this block, or with this process."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "HF_HUB_VERBOSITY": "error"}
+    # The file itself, not `-m ganhub.hub.download`: the process needs nothing of the rest, and starts in half the time.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONSAFEPATH": "1"}
+    environment["HF_HUB_VERBOSITY"] = "error"
+    environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if os.name == "nt":
         environment["HF_HUB_DISABLE_SYMLINKS"] = "1"
     messages: queue.Queue[dict] = queue.Queue()
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ganhub.hub.download"],
+            [sys.executable, str(Path(__file__).with_name("download.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
@@ -330,10 +333,11 @@ def _child(request: dict[str, Any]) -> Iterator[queue.Queue[dict]]:
         listener = threading.Thread(
             target=_listen, args=(process, complaints, request["row"], messages), daemon=True, name="ganhub-download"
         )
+        listener.start()
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            listener.start()
+            with suppress(BrokenPipeError):  # it is gone already; the listener says so
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.flush()
             yield messages
         finally:
             process.terminate()
@@ -342,9 +346,9 @@ def _child(request: dict[str, Any]) -> Iterator[queue.Queue[dict]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            if listener.is_alive():
-                listener.join()
-            process.stdin.close()
+            listener.join()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
             process.stdout.close()
 
 

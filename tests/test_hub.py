@@ -1,0 +1,618 @@
+"""Downloads with the Hub's real client against a local server, faults included."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from hub_server import COMMIT, LFS_POINTER, PAGE, HubServer
+
+from ganhub import hub
+from ganhub.errors import FetchError
+from ganhub.hub import download, records, transfer
+from ganhub.hub.transfer import FetchProgress, Limits
+from ganhub.registry import Checkpoint
+
+CONTENT = bytes(range(256)) * 8192  # 2 MB
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+SMALL = b'{"small": true}'
+FAST = Limits(answer=3, stall=10, backoff=0.05, wait=30)
+SECRET = "hf_" + "s" * 34
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(transfer, "LIMITS", FAST)
+    with HubServer() as server:
+        server.add("owner/name", "folder/model.pt", CONTENT)
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def row(source=None, **fields):
+    source = source or {"hub": "owner/name", "file": "folder/model.pt", "revision": COMMIT}
+    rest = {"task": ["component"], "family": "x", "title": "T", "license": "MIT", "commercial_use": True}
+    return Checkpoint(id=fields.pop("id", "some-row"), source=source, **rest, **fields)
+
+
+def fails(row, code, *words, **options):
+    """Fetching must fail with this code and one sentence that names the row and these words."""
+    with pytest.raises(FetchError) as caught:
+        hub.fetch(row, **options)
+    message = caught.value.message
+    assert caught.value.code == code, message
+    assert f"'{row.id}'" in message and "\n" not in message and message.endswith(".")
+    for word in words:
+        assert word in message, message
+    assert SECRET not in message and "Traceback" not in message
+    return message
+
+
+def leftovers():
+    return [p for p in [*transfer.hub_cache().rglob("*"), *hub.home().rglob("*.part*")] if "incomplete" in p.name]
+
+
+# --- what works
+
+
+def test_a_file_of_the_hub_is_downloaded_verified_and_remembered(server):
+    one = row(sha256=SHA256, bytes=len(CONTENT))
+    assert hub.status(one) == hub.Status(False, transfer.snapshot(one.source), len(CONTENT), None)
+    path = hub.fetch(one)
+    assert path.read_bytes() == CONTENT
+    assert hub.status(one) == hub.Status(True, path, len(CONTENT), SHA256)
+    assert server.count("GET") == 1
+    asked = len(server.requests)
+    assert hub.fetch(one) == path
+    assert len(server.requests) == asked, "a pinned file that is here costs no request"
+
+
+def test_what_was_verified_is_not_hashed_again(server, monkeypatch):
+    path = hub.fetch(row(sha256=SHA256))
+    monkeypatch.setattr(records, "_here", {})  # as after a new start
+    monkeypatch.setattr(records, "compute", lambda file: pytest.fail("hashed again"))
+    assert hub.fetch(row(sha256=SHA256)) == path
+
+
+def test_a_small_file_is_named_by_its_git_blob(server):
+    server.add("spaces/owner/name", "config.json", SMALL, large=False)
+    source = {"hub": "owner/name", "file": "config.json", "revision": COMMIT, "repo_type": "space"}
+    path = hub.fetch(row(source))
+    assert path.read_bytes() == SMALL
+    assert hub.verify(row(source)).against == "weights.lock"
+
+
+def test_git_blob_sha1(server):
+    git = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
+    hub.fetch(row(git_blob_sha1=git))
+    assert hub.verify(row(git_blob_sha1=git)).against == "git_blob_sha1"
+    fails(row(git_blob_sha1="0" * 40), "wrong_hash", git[:12])
+
+
+def test_an_address_of_any_server(server):
+    url = server.add_plain("/files/model.pt", CONTENT)
+    one = row({"url": url}, sha256=SHA256)
+    path = hub.fetch(one)
+    assert path.read_bytes() == CONTENT and path.name == "model.pt" and path.is_relative_to(hub.home())
+    hub.fetch(one)
+    assert server.count("GET") == 1
+
+
+def test_progress_has_real_counts(server):
+    server.fault("GET", "trickle", path="/cdn/")
+    server.add("owner/name", "slow.pt", CONTENT[:200_000])
+    seen = []
+    hub.fetch(row({"hub": "owner/name", "file": "slow.pt", "revision": COMMIT}), progress=seen.append)
+    assert seen[-1].done == seen[-1].total == 200_000 and seen[-1].seconds_left == 0
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert any(p.total == 200_000 for p in seen[:-1]), "the size is known before the end"
+    assert len(seen) < 40, "about five a second"
+
+
+def test_progress_in_words():
+    assert FetchProgress(12_300_000, 132_000_000, 4_500_000, 27).describe() == "12.3 of 132 MB, 4.5 MB/s, 27 s left"
+    assert FetchProgress(0, None, 0, None).describe() == "0 B"
+    assert FetchProgress(1_500, 2_000_000_000, 1e6, 1999).describe() == "0.0 of 2 GB, 1 MB/s, 33 min 19 s left"
+
+
+def test_progress_can_stop_the_download(server):
+    server.fault("GET", "trickle", path="/cdn/")
+
+    class Stop(Exception):
+        pass
+
+    def stop(progress):
+        if progress.total:
+            raise Stop
+
+    start = time.monotonic()
+    with pytest.raises(Stop):
+        hub.fetch(row(), progress=stop)
+    assert time.monotonic() - start < 10 and not leftovers()
+
+
+def test_offline_with_the_file_here(server, monkeypatch):
+    path = hub.fetch(row(sha256=SHA256))
+    asked = len(server.requests)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hub.fetch(row(sha256=SHA256)) == path and len(server.requests) == asked
+
+
+def test_embedded_and_path(tmp_path):
+    file = tmp_path / "own.pt"
+    file.write_bytes(CONTENT)
+    assert hub.fetch(row({"path": str(file)}, sha256=SHA256)) == file
+    assert hub.verify(row({"path": str(file)})).against == "nothing"
+    fails(row({"path": str(file)}, sha256="0" * 64), "wrong_hash", str(file), "correct the row")
+    fails(row({"path": str(tmp_path / "none.pt")}), "missing", "none.pt")
+    fails(row({"embedded": "none.safetensors"}), "missing", "none.safetensors", "install ganhub again")
+
+
+def test_manual():
+    one = row({"manual": "https://drive.google.com/file/d/ID/view", "file": "stackgan/netG.pth"}, sha256=SHA256)
+    place = hub.manual_path(one)
+    assert place == hub.home() / "manual" / "stackgan" / "netG.pth"
+    fails(one, "manual", "https://drive.google.com/file/d/ID/view", str(place))
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    assert hub.fetch(one) == place
+    place.write_bytes(PAGE)
+    fails(one, "html_page", one.source.manual)
+
+
+# --- what servers answer: fault -> code, words of the sentence
+
+REFUSED = [
+    ("repo_missing", "repo_not_found", ["owner/name", "gone or private", "set HF_TOKEN"]),
+    ("revision_missing", "revision_not_found", [COMMIT[:12], "gone"]),
+    ("file_missing", "file_not_found", ["folder/model.pt", "correct the row"]),
+    ("gated_401", "gated", ["/owner/name", "accept", "set HF_TOKEN"]),
+    ("gated_403", "gated", ["/owner/name", "accept", "set HF_TOKEN"]),
+    ("bad_token", "bad_token", ["set HF_TOKEN"]),
+    ("forbidden", "forbidden", ["ask its owner"]),
+    ("disabled", "disabled", ["switched off"]),
+    ("429", "rate_limited", ["try again in a minute"]),
+    ("429_long", "rate_limited", ["try again in a minute"]),
+    ("500", "server_error", ["500", "try again"]),
+    ("503", "server_error", ["503", "try again"]),
+    ("page", "not_a_hub", ["not a Hub", "HF_ENDPOINT"]),
+    ("circle", "unreachable", ["circle"]),
+    ("other_commit", "wrong_revision", ["ffffffffffff"]),
+]
+
+
+@pytest.mark.parametrize(("fault", "code", "words"), REFUSED, ids=[r[0] for r in REFUSED])
+def test_refused(server, fault, code, words):
+    server.fault("HEAD", fault)
+    fails(row(), code, *words)
+    assert server.count("GET") == 0
+    assert server.count("HEAD") == (3 if code in ("server_error",) or fault == "429" else server.count("HEAD"))
+
+
+@pytest.mark.parametrize("fault", ["repo_missing", "gated_403", "bad_token"])
+def test_refused_with_a_token(server, monkeypatch, fault):
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    server.fault("HEAD", fault)
+    words = "your HF_TOKEN" if fault != "bad_token" else "is not valid"
+    fails(row(), dict((f, c) for f, c, _ in REFUSED)[fault], words)
+
+
+def test_the_token_reaches_the_hub_and_nobody_else(server, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    hub.fetch(row(sha256=SHA256))
+    hub.fetch(row({"url": server.add_plain("/files/x.pt", SMALL)}))
+    told = {r.path.split("/")[1] for r in server.requests if SECRET in r.headers.get("authorization", "")}
+    assert told == {"owner"}
+    for file in hub.home().rglob("*"):
+        assert not file.is_file() or SECRET.encode() not in file.read_bytes()
+
+
+def test_a_refusal_that_passes(server):
+    server.fault("HEAD", "503", times=1)
+    server.fault("GET", "500", times=1)
+    assert hub.fetch(row(sha256=SHA256)).read_bytes() == CONTENT
+
+
+def test_a_refusal_between_the_calls(server):
+    """The library hides the second refusal behind "check your connection"."""
+    server.fault("HEAD", "nothing", times=1)
+    server.fault("HEAD", "forbidden")
+    fails(row(), "forbidden")
+
+
+def test_an_error_of_the_file_server(server):
+    server.fault("GET", "500")
+    fails(row(), "server_error", "500")
+
+
+def test_nobody_answers(server, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    fails(row(), "unreachable", "http://127.0.0.1:9", "check the network")
+    assert time.monotonic() - start < 15
+
+
+def test_the_endpoint_is_no_address(server, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "not-an-address")
+    fails(row(), "bad_address", "not-an-address")
+
+
+def test_offline(server, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    fails(row(), "offline", "ganhub pull some-row")
+    fails(row({"url": server.url + "/x"}), "offline")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    fails(row(), "offline", offline=True)
+    assert not server.requests
+
+
+def test_the_first_answer_hangs(server, monkeypatch):
+    monkeypatch.setattr(transfer, "LIMITS", Limits(answer=0.5, retries=0))
+    server.fault("HEAD", "hang")
+    start = time.monotonic()
+    fails(row(), "timeout", "does not answer")
+    assert time.monotonic() - start < 15
+
+
+def test_a_later_answer_hangs(server, monkeypatch):
+    """The library's own second try would wait for a minute."""
+    monkeypatch.setattr(transfer, "LIMITS", Limits(answer=1, stall=4))
+    server.fault("HEAD", "nothing", times=1)
+    server.fault("HEAD", "hang")
+    fails(row(), "timeout", "sent nothing for 4 s")
+
+
+def test_the_body_stalls(server, monkeypatch):
+    monkeypatch.setattr(transfer, "LIMITS", Limits(stall=3))
+    server.fault("GET", "stall")
+    fails(row(), "timeout", "sent nothing for 3 s")
+    assert not leftovers()
+
+
+@pytest.mark.parametrize("kind", ["hub", "url"])
+def test_the_body_trickles(server, monkeypatch, kind):
+    monkeypatch.setattr(transfer, "LIMITS", Limits(total=3, slowest=1e9))
+    server.fault("GET", "trickle")
+    source = {"url": server.add_plain("/files/x.pt", CONTENT)} if kind == "url" else None
+    fails(row(source), "too_slow", "2.1 MB")
+
+
+def test_the_body_is_cut_once(server):
+    server.fault("GET", "cut", times=1)
+    assert hub.fetch(row(sha256=SHA256)).read_bytes() == CONTENT
+    ranges = [r.headers.get("range") for r in server.requests if r.method == "GET"]
+    assert ranges[0] is None and ranges[-1].startswith("bytes=1"), "it goes on where it was cut"
+
+
+@pytest.mark.slow
+def test_the_body_is_always_cut(server):
+    server.add("owner/name", "folder/model.pt", CONTENT[:100])
+    server.fault("GET", "cut")
+    fails(row(), "connection_lost", "broke the connection off")
+
+
+def test_the_body_is_short_but_consistent(server):
+    server.fault("GET", "short")
+    fails(row(sha256=SHA256, bytes=len(CONTENT)), "truncated", "less than the whole file")
+
+
+def test_wrong_bytes_are_fetched_once_more_and_then_refused(server):
+    server.fault("GET", "wrong_bytes", times=1)
+    assert hub.fetch(row(sha256=SHA256)).read_bytes() == CONTENT
+    assert server.count("GET") == 2
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_wrong_bytes_every_time(server, hashed):
+    server.fault("GET", "wrong_bytes")
+    one = row(sha256=SHA256 if hashed else None)
+    fails(one, "wrong_hash", "not used")
+    assert server.count("GET") == 2
+    assert not hub.status(one).on_disk
+    assert not [p for p in transfer.hub_cache().rglob("*") if p.is_file() and p.stat().st_size >= len(CONTENT)]
+
+
+def test_another_file_than_the_registry_names_is_not_downloaded(server):
+    fails(row(sha256="0" * 64), "wrong_hash", SHA256[:12], "000000000000", "not downloaded")
+    assert server.count("GET") == 0
+
+
+@pytest.mark.parametrize(("kind", "code"), [("lfs_pointer", "lfs_pointer"), ("page", "html_page")])
+def test_something_else_instead_of_the_file(server, kind, code):
+    one = row({"url": server.add_plain("/files/x.pt", CONTENT)}, sha256=SHA256)
+    server.fault("GET", kind)
+    fails(one, code)
+    server.add("owner/name", "pointer.pt", LFS_POINTER if kind == "lfs_pointer" else PAGE, large=False)
+    server.clear()
+    fails(row({"hub": "owner/name", "file": "pointer.pt", "revision": COMMIT}), code)
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(server):
+    path = hub.fetch(row(sha256=SHA256))
+    path.resolve().write_bytes(CONTENT[:1000])
+    with pytest.raises(FetchError, match="wrong|hash|bytes"):
+        hub.verify(row(sha256=SHA256, bytes=len(CONTENT)))
+    fails(row(sha256=SHA256, bytes=len(CONTENT)), "truncated", "1000 of 2097152 bytes", offline=True)
+    assert hub.fetch(row(sha256=SHA256)).read_bytes() == CONTENT
+
+
+def test_the_disk_is_too_small(server, monkeypatch):
+    usage = transfer.shutil.disk_usage("/")
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda place: usage._replace(free=50_000_000))
+    fails(row(bytes=400_000_000), "disk_full", "400 MB", "50 MB", "HF_HOME")
+    assert not server.requests
+    server.fault("HEAD", "huge")
+    fails(row(), "disk_full", "2.1 GB")
+
+
+def test_the_disk_gets_full(server):
+    """A limit on the size of files is a disk that takes no more."""
+    code = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+from test_hub import *
+transfer.LIMITS = FAST
+for source in [None, {"url": sys.argv[1]}]:
+    fails(row(source), "disk_full", "free some space")
+assert not leftovers()
+"""
+    url = server.add_plain("/files/x.pt", CONTENT)
+    subprocess.run([sys.executable, "-c", code, url], check=True, env=paths(), timeout=60)
+
+
+def test_a_folder_that_cannot_be_written(server, monkeypatch, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("HF_HOME", str(blocked / "hf"))
+    fails(row(), "unwritable", "HF_HOME")
+    monkeypatch.setenv("GANHUB_HOME", str(blocked / "home"))
+    fails(row(), "unwritable", "GANHUB_HOME")
+    own = tmp_path / "own.pt"
+    own.write_bytes(SMALL)
+    assert hub.fetch(row({"path": str(own)}, sha256=hashlib.sha256(SMALL).hexdigest())) == own
+
+
+# --- addresses
+
+
+def test_an_address_goes_on_in_the_next_call(server):
+    one = row({"url": server.add_plain("/files/model.pt", CONTENT)}, sha256=SHA256)
+    server.fault("GET", "stall", times=1)
+
+    def stop(progress):
+        if progress.done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hub.fetch(one, progress=stop)
+    assert hub.fetch(one).read_bytes() == CONTENT
+    asked = server.requests[-1].headers["range"]
+    assert asked == f"bytes={len(CONTENT) // 2}-"
+
+
+@pytest.mark.parametrize("change", ["the file", "no_range"])
+def test_an_address_starts_anew_when_it_must(server, change):
+    url = server.add_plain("/files/model.pt", CONTENT)
+    server.fault("GET", "cut", times=1)
+    if change == "no_range":
+        server.fault("GET", "no_range")
+        assert hub.fetch(row({"url": url}, sha256=SHA256)).read_bytes() == CONTENT
+        return
+    with pytest.raises(FetchError):
+        transfer_limits = Limits(answer=3, retries=0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transfer, "LIMITS", transfer_limits)
+            hub.fetch(row({"url": url}))
+    other = CONTENT[::-1]
+    server.add_plain("/files/model.pt", other)
+    assert hub.fetch(row({"url": url})).read_bytes() == other
+
+
+def test_a_server_that_always_cuts_is_followed_to_the_end(server):
+    """Each try brings half of the rest: the connection is bad, not dead."""
+    url = server.add_plain("/files/model.pt", CONTENT[:1000])
+    server.fault("GET", "cut", times=6)
+    assert hub.fetch(row({"url": url})).read_bytes() == CONTENT[:1000]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "word"),
+    [
+        ("ftp", "bad_address", "neither http nor https"),
+        ("circle", "unreachable", "circle"),
+        ("forbidden", "forbidden", "by hand"),
+        ("repo_missing", "file_not_found", "gone"),
+        ("503", "server_error", "503"),
+        ("429", "rate_limited", "too many"),
+    ],
+)
+def test_an_address_that_refuses(server, fault, code, word):
+    url = server.add_plain("/files/model.pt", CONTENT)
+    server.fault("GET", fault)
+    fails(row({"url": url}), code, word, "127.0.0.1")
+
+
+def test_an_address_keeps_its_secret(server):
+    url = server.url.replace("http://", f"http://user:{SECRET}@") + f"/none.pt?key={SECRET}"
+    fails(row({"url": url}), "file_not_found")
+
+
+# --- rows without a hash
+
+
+def test_the_lock_file(server):
+    one = row({"url": server.add_plain("/files/model.pt", CONTENT)})
+    path = hub.fetch(one)
+    line = records.lock_file().read_text().splitlines()[-1]
+    assert line.split()[:2] == [SHA256, "some-row"] and line.endswith(one.source.url)
+    path.unlink()
+    server.add_plain("/files/model.pt", CONTENT[::-1])
+    fails(one, "changed", str(records.lock_file()), "remove the line of 'some-row'", SHA256[:12])
+    assert not path.exists()
+    kept = records.lock_file().read_text().splitlines()[:-1]
+    records.lock_file().write_text("\n".join(kept))
+    assert hub.fetch(one).read_bytes() == CONTENT[::-1]
+    assert hub.forget(one) and not hub.forget(one)
+    server.add_plain("/files/model.pt", CONTENT)
+    path.unlink()
+    assert hub.fetch(one).read_bytes() == CONTENT
+
+
+def test_a_damaged_lock_file_is_no_excuse(server):
+    records.lock_file().parent.mkdir(parents=True, exist_ok=True)
+    records.lock_file().write_text("nonsense\n")
+    with pytest.raises(FetchError, match="Line 1 of .*weights.lock") as caught:
+        hub.fetch(row())
+    assert caught.value.code == "unreadable"
+
+
+# --- several at once
+
+
+def paths():
+    here = os.path.dirname(__file__)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.path.dirname(here)])}
+
+
+def test_processes_and_threads_share_one_download(server):
+    server.fault("GET", "trickle")
+    server.add("owner/name", "folder/model.pt", CONTENT[:200_000])
+    code = "from test_hub import *; transfer.LIMITS = FAST; print(hub.fetch(row()))"
+    other = subprocess.Popen([sys.executable, "-c", code], env=paths(), stdout=subprocess.PIPE, text=True)
+    got, seen = [], []
+    threads = [threading.Thread(target=lambda: got.append(hub.fetch(row(), progress=seen.append))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    out, _ = other.communicate(timeout=60)
+    assert len(set(got)) == 1 and out.strip() == str(got[0])
+    assert server.count("GET") == 1
+    assert len({p.done for p in seen}) > 3, "those that wait see the progress too"
+
+
+def test_a_holder_that_stands_still(server, monkeypatch):
+    monkeypatch.setattr(transfer, "LIMITS", Limits(wait=2))
+    server.fault("GET", "trickle")
+    code = (
+        "from test_hub import *; print(1, flush=True); hub.fetch(row(), progress=lambda p: print(p.done, flush=True))"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], env=paths(), stdout=subprocess.PIPE, text=True)
+    try:
+        while holder.stdout.readline().strip() in ("0", "1"):
+            pass
+        holder.send_signal(signal.SIGSTOP)
+        fails(row(), "busy", f"process {holder.pid}", "end it")
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    server.clear()
+    monkeypatch.setattr(transfer, "LIMITS", FAST)
+    assert hub.fetch(row(sha256=SHA256)).read_bytes() == CONTENT, "a holder that died is no obstacle"
+
+
+def test_the_child_ends_with_its_parent(server):
+    server.fault("GET", "trickle")
+    code = "from test_hub import *; hub.fetch(row(), progress=lambda p: print(p.done, flush=True))"
+    parent = subprocess.Popen([sys.executable, "-c", code], env=paths(), stdout=subprocess.PIPE, text=True)
+    while int(parent.stdout.readline()) == 0:
+        pass
+    assert leftovers()
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while leftovers() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not leftovers()
+
+
+def test_a_child_that_dies_is_told(server, monkeypatch):
+    monkeypatch.setattr(transfer.sys, "executable", "/bin/false")
+    fails(row(), "fetch", "ended early", "exit code 1")
+
+
+# --- leftovers and records
+
+
+def test_sweep(server):
+    blobs = transfer.hub_cache() / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    old, new, blob = blobs / "aa.1234.incomplete", blobs / "bb.1234.incomplete", blobs / "cc"
+    part = hub.home() / "url" / "0123" / "model.pt.part"
+    part.parent.mkdir(parents=True)
+    for file in (old, new, blob, part):
+        file.write_bytes(SMALL)
+    for file in (old, blob, part):
+        os.utime(file, (time.time() - 90_000,) * 2)
+    assert transfer.sweep() == 2
+    assert not old.exists() and new.exists() and blob.exists() and not part.exists()
+
+
+def test_a_changed_file_is_hashed_again(tmp_path):
+    file = tmp_path / "own.pt"
+    file.write_bytes(b"one")
+    first = records.digest(file)
+    assert records.remembered(file) == first == records.compute(file)
+    file.write_bytes(b"two")
+    os.utime(file, ns=(1, 1))
+    assert records.remembered(file) is None and records.digest(file) != first
+
+
+def test_a_damaged_record_is_computed_again(tmp_path, monkeypatch):
+    file = tmp_path / "own.pt"
+    file.write_bytes(SMALL)
+    for text in ["nonsense", "[]", json.dumps({str(file.resolve()): 3})]:
+        monkeypatch.setattr(records, "_here", {})
+        hub.home().mkdir(exist_ok=True)
+        (hub.home() / "verified.json").write_text(text)
+        assert records.digest(file) == records.compute(file)
+
+
+def test_many_write_the_records_at_once(tmp_path):
+    files = [tmp_path / f"{n}.pt" for n in range(16)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    threads = [threading.Thread(target=records.digest, args=(file,)) for file in files]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    table = json.loads((hub.home() / "verified.json").read_text())
+    assert sorted(table) == sorted(str(f.resolve()) for f in files)
+
+
+def test_cache_folder_by_the_variables_of_the_library(server, monkeypatch, tmp_path):
+    """Ours is the library's own, whatever combination is set."""
+    code = "from huggingface_hub import constants as c; print(c.HF_HUB_CACHE)"
+    for settings in [{"HF_HUB_CACHE": "~/one"}, {"HUGGINGFACE_HUB_CACHE": "two"}, {"XDG_CACHE_HOME": "three"}, {}]:
+        for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        assert str(transfer.hub_cache()) == theirs
+
+
+def test_reasons_that_no_server_gives():
+    request = {"row": "x", "url": "http://server/x", "revision": COMMIT}
+    told = {
+        "disk_full": OSError(errno.ENOSPC, "No space left on device"),
+        "unwritable": OSError(errno.EACCES, "Permission denied"),
+        "fetch": RuntimeError(SECRET),
+    }
+    for code, error in told.items():
+        refused = download.explain(error, request)
+        assert refused.code == code and SECRET not in refused.sentence
