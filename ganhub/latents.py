@@ -340,8 +340,14 @@ def _arrays(data: bytes, name: str) -> dict[str, np.ndarray]:
             members = archive.infolist()
             if len(members) > 100 or sum(member.file_size for member in members) > MAX_FILE_BYTES:
                 raise BadInput(f"{name} is too large for latents; the limit is {MAX_FILE_BYTES >> 20} MB.")
-            return {m.filename.removesuffix(".npy"): _array(archive.read(m), name) for m in members}
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+            arrays = {}
+            for member in members:
+                with archive.open(member) as stream:  # read() without a size would believe the packed data
+                    arrays[member.filename.removesuffix(".npy")] = _array(stream.read(member.file_size), name)
+            return arrays
+    except BadInput:
+        raise
+    except Exception as error:  # the zip reader and its decompressors raise anything on damaged files
         raise BadInput(f"{name} is no file of latents (.npz or .npy), or it is damaged.") from error
 
 
