@@ -163,6 +163,29 @@ def verify(ids: Ids = None, registry: Rows = None, as_json: Json = False) -> Non
 
 
 @app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint of any kind.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
+    family: Annotated[str | None, typer.Option(help="Family; recognised from the file by default.")] = None,
+    part: Annotated[list[str] | None, typer.Option(help="G (default) or D; may be repeated.")] = None,
+    config: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="What shapes cannot tell.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint as safetensors, and compare what both files draw."""
+    from dataclasses import asdict
+
+    from ganhub.pipelines.convert import convert as pipeline
+
+    made = pipeline(file, out, family=family, parts=part or ["G"], config=_config(config or []))
+    if as_json:
+        _print({**asdict(made), "path": str(made.path)})
+        return
+    print(f"{made.path}: {made.family}, {made.bytes / 1e6:.1f} MB, sha256 {made.sha256}")
+    for name, difference in made.differences.items():
+        print(f"{name}: largest difference to the source {difference:g}")
+
+
+@app.command()
 def provenance(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG, JPEG, WebP or MP4.")]) -> None:
     """Show what GAN Hub wrote into pictures and videos, as JSON."""
     from ganhub.imaging import read_provenance
@@ -395,6 +418,20 @@ def _class(row: Checkpoint, label: str | None) -> int | None:
         return int(label)
     known = f"; there are {', '.join(names[:20])}" if names else ""
     raise BadInput(f"'{row.id}' has no class '{label[:40]}'{known}; name one by number, from 0.")
+
+
+def _config(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` pairs; a value is JSON where it reads as JSON, else text."""
+    config: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise BadInput(f"--config takes key=value, not '{pair[:40]}'.")
+        try:
+            config[key] = json.loads(value)
+        except ValueError:
+            config[key] = value
+    return config
 
 
 def _floats(name: str, text: str) -> tuple[float, ...]:

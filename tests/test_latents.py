@@ -1,5 +1,6 @@
 """Latents: seeds, ways between them, mixing, files."""
 
+import contextlib
 import io
 import json
 import zipfile
@@ -338,7 +339,5 @@ def test_damaged_files_are_a_sentence(changes, cut):
     for place, value in changes:
         data[place] = value
     for damaged in (data, data[:cut]):
-        try:
+        with contextlib.suppress(BadInput):
             load_latents(io.BytesIO(bytes(damaged)))
-        except BadInput:
-            pass

@@ -95,6 +95,7 @@ def read(raw: RawCheckpoint, name: str | None = None, part: str = "G", **config:
     Raises:
         CheckpointError: the file is not of that family, or a tensor is missing, foreign or of the wrong shape.
     """
+    config.pop("classes", None)  # names of the classes, for people
     module = family(name or detect(raw))
     if raw.format == "ganhub":
         if part not in raw.networks:
