@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pickletools import code2op  # type: ignore[attr-defined]
 from typing import Any
 
 from ganhub.checkpoint.nodes import INSTRUCTIONS, LIMITS, LONG_TEXT, Budget, Shell, Storage, Text, Token, shown
-from ganhub.checkpoint.symbols import CALLS, KNOWN, OBJECTS, foreign, set_state
+from ganhub.checkpoint.symbols import ARGUMENTS, CALLS, KNOWN, OBJECTS, foreign, set_state
 from ganhub.errors import CheckpointError, UnsafeCheckpoint
 
 
@@ -194,10 +195,10 @@ class Machine:
         call = CALLS.get(function)
         if call is None:
             raise UnsafeCheckpoint(f"calls {function}, which is only known as a name")
-        try:
-            self.stack.append(call(self, *arguments))
-        except TypeError:
-            raise UnsafeCheckpoint(f"calls {function} with {len(arguments)} arguments of the wrong kind") from None
+        least, most = ARGUMENTS[function]
+        if not least <= len(arguments) <= most:
+            raise UnsafeCheckpoint(f"calls {function} with {len(arguments)} arguments")
+        self.stack.append(call(self, *arguments))
 
     def new(self) -> None:
         arguments, cls = self.pop(), self.pop()
@@ -257,8 +258,6 @@ def _kind(value: Any) -> str:
 
 
 def _name(code: int) -> str:
-    from pickletools import code2op  # type: ignore[attr-defined]
-
     known = code2op.get(chr(code))
     return known.name if known else f"0x{code:02x}"
 

@@ -39,18 +39,29 @@ NOTHING = object()
 class _Walk:
     def __init__(self, budget: Budget):
         self.budget = budget
-        self.sources: list[str] = []
+        self.sources: set[Any] = set()
 
     def step(self, depth: int) -> None:
         self.budget.spend("values")
         if depth > MAX_DEPTH:
             raise UnsafeCheckpoint("holds data inside data without end")
 
+    def word(self, key: Any) -> str:
+        """A key as text; keys may be shared by many dictionaries, so every use is counted."""
+        text = key if type(key) is str else str(key)
+        self.budget.spend("characters of names and settings", len(text) + 1)
+        return text
+
     def plain(self, value: Any, depth: int = 0) -> Any:
         """A JSON-able form; NOTHING for tensors, bytes and objects."""
         self.step(depth)
         kind = type(value)
-        if value is None or kind in (bool, int, str):
+        if kind is str:
+            return self.word(value)
+        if kind is int:
+            self.budget.spend("characters of names and settings", value.bit_length() // 3 + 1)
+            return value
+        if value is None or kind is bool:
             return value
         if kind is float:
             return value if value - value == 0 else str(value)  # JSON has no inf and no nan
@@ -63,7 +74,7 @@ class _Walk:
         if type(value) is Tensor:
             return _small(value, self.budget)
         if isinstance(value, dict):
-            pairs = ((_word(k), self.plain(v, depth + 1)) for k, v in value.items())
+            pairs = ((self.word(k), self.plain(v, depth + 1)) for k, v in value.items())
             return {k: v for k, v in pairs if v is not NOTHING}
         if kind in (list, tuple, set, frozenset):
             values = [self.plain(v, depth + 1) for v in value]
@@ -76,7 +87,7 @@ class _Walk:
         if isinstance(value, dict):
             if "state" in value and "param_groups" in value:
                 return NOTHING  # an optimizer
-            items = [(_word(k), v) for k, v in value.items()]
+            items = [(self.word(k), v) for k, v in value.items()]
         elif type(value) in (list, tuple):
             items = [(str(i), v) for i, v in enumerate(value)]
         elif type(value) in (Tensor, Array):
@@ -90,7 +101,7 @@ class _Walk:
             if type(item) in (Tensor, Array):
                 tensors[key] = tensor_of(item)
             elif isinstance(item, dict) or type(item) in (list, tuple):
-                inner = self.split(item, f"{path}.{key}" if path else key, networks, depth + 1)
+                inner = self.split(item, self.word(f"{path}.{key}" if path else key), networks, depth + 1)
                 if inner is not NOTHING and (inner or not item):
                     rest[key] = inner
             else:
@@ -99,6 +110,8 @@ class _Walk:
                     rest[key] = plain
         if tensors:
             self.budget.spend("values", len(tensors))
+            if path in networks:
+                raise CheckpointError("is damaged: two groups of tensors in it have the same name")
             networks[path] = Part(tensors=without_prefixes(tensors))
         if not isinstance(value, dict) and len(rest) == len(items):
             return list(rest.values())
@@ -110,22 +123,22 @@ class _Walk:
         state = meta.get("state")
         if not isinstance(state, dict):
             raise CheckpointError("holds a network without a state")
-        source = meta.get("module_src")
-        if type(source) is str:
-            self.sources.append(hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest())
-        elif type(source) is Text:
-            self.sources.append(hashlib.sha256(source.view).hexdigest())
         name = meta.get("class_name")
         kwargs = self.plain(state.get("_init_kwargs", {}))
         part = Part(name if type(name) is str else "", kwargs if type(kwargs) is dict else {})
         arguments = self.plain(state.get("_init_args", ()))
         if type(arguments) is list and arguments:
             part.kwargs["_init_args"] = arguments
-        self._collect(state, "", part.tensors, 0)
+        self._collect(obj, "", part.tensors, 0)
         return part
 
-    def _collect(self, state: dict, prefix: str, tensors: dict[str, Tensor], depth: int) -> None:
+    def _collect(self, obj: Any, prefix: str, tensors: dict[str, Tensor], depth: int) -> None:
         self.step(depth)
+        state = obj.meta.get("state") if type(obj) is Persistent else None
+        if not isinstance(state, dict):
+            raise CheckpointError("is damaged: a module of a network has no state")
+        if type(source := obj.meta.get("module_src")) in (str, Text):
+            self.sources.add(source)
         for group in ("_parameters", "_buffers"):
             entries = state.get(group, {})
             if not isinstance(entries, dict):
@@ -134,7 +147,7 @@ class _Walk:
                 self.step(depth)
                 if value is None:
                     continue
-                name = prefix + _word(key)
+                name = self.word(prefix + self.word(key))
                 if type(value) is not Tensor or name in tensors:
                     raise CheckpointError("is damaged: a parameter of a network is no tensor, or stands twice")
                 tensors[name] = value
@@ -142,12 +155,13 @@ class _Walk:
         if not isinstance(children, dict):
             raise CheckpointError("is damaged: the modules of a network are no dictionary")
         for key, child in children.items():
-            if child is None:
-                continue
-            inner = child.meta.get("state") if type(child) is Persistent else None
-            if not isinstance(inner, dict):
-                raise CheckpointError("is damaged: a module of a network has no state")
-            self._collect(inner, f"{prefix}{_word(key)}.", tensors, depth + 1)
+            if child is not None:
+                self._collect(child, f"{prefix}{self.word(key)}.", tensors, depth + 1)
+
+    def hashes(self) -> list[str]:
+        """What may be said of source text without running it."""
+        texts = (s.view if type(s) is Text else s.encode("utf-8", "surrogatepass") for s in self.sources)
+        return sorted(hashlib.sha256(text).hexdigest() for text in texts)
 
     def variables(self, net: Shell, depth: int = 0) -> tuple[Part, dict[str, Any]]:
         """A TensorFlow-era network: its variables and those of its components, and what the components say."""
@@ -164,7 +178,7 @@ class _Walk:
             if type(entry) not in (list, tuple) or len(entry) != 2 or type(entry[0]) is not str:
                 raise CheckpointError("is damaged: a variable of a network has no name")
             if type(entry[1]) in (Array, Tensor):
-                part.tensors[entry[0]] = tensor_of(entry[1])
+                part.tensors[self.word(entry[0])] = tensor_of(entry[1])
             elif type(entry[1]) in (int, float, bool):
                 continue  # `lod` and the like; counters that no family needs
             else:
@@ -174,8 +188,9 @@ class _Walk:
                 continue
             below, deeper = self.variables(component, depth + 1)
             part.kwargs |= below.kwargs
-            part.tensors |= {f"{_word(key)}/{k}": v for k, v in below.tensors.items()}
-            components[_word(key)] = {"class_name": below.class_name, "kwargs": below.kwargs, **deeper}
+            label = self.word(key)
+            part.tensors |= {self.word(f"{label}/{k}"): v for k, v in below.tensors.items()}
+            components[label] = {"class_name": below.class_name, "kwargs": below.kwargs, **deeper}
         own = self.plain(net.get("static_kwargs", {}))
         part.kwargs |= own if type(own) is dict else {}
         return part, {"components": components} if components else {}
@@ -194,7 +209,7 @@ def content_of(value: Any, kind: str, budget: Budget) -> Content:
     """
     walk = _Walk(budget)
     if isinstance(value, dict):
-        named = [(_word(k), v) for k, v in value.items()]
+        named = [(walk.word(k), v) for k, v in value.items()]
     elif type(value) in (list, tuple):
         labels = ("G", "D", "Gs") if len(value) == 3 else tuple(str(i) for i in range(min(len(value), 16)))
         named = list(zip(labels, value, strict=False))
@@ -210,7 +225,7 @@ def content_of(value: Any, kind: str, budget: Budget) -> Content:
                     content.networks[key] = part
             elif (plain := walk.plain(item)) is not NOTHING:
                 content.extra[key] = plain
-        content.extra["source_sha256"] = sorted(set(walk.sources))
+        content.extra["source_sha256"] = walk.hashes()
     elif any(type(v) is Shell and v.kind == "tf" for _, v in named):
         content.format = "nvidia-tf"
         for key, item in named:
@@ -236,10 +251,6 @@ def tensor_of(value: Tensor | Array) -> Tensor:
         return value.tensor
     assert type(value) is Tensor
     return value
-
-
-def _word(key: Any) -> str:
-    return key if type(key) is str else str(key)
 
 
 def _small(tensor: Tensor, budget: Budget) -> Any:

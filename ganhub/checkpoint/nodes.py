@@ -15,6 +15,7 @@ LIMITS = {
     "nested streams": 20_000,
     "unpacked bytes": 256 << 20,
     "values": 500_000,
+    "characters of names and settings": 4 << 20,
 }
 LONG_TEXT = 1 << 20
 """Characters; longer text stays a view, because protocol 2 writes arrays as text."""

@@ -5,6 +5,7 @@ An entry here never imports or calls what it is named after: it builds data from
 
 from __future__ import annotations
 
+import inspect
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -180,7 +181,11 @@ def _from_type(m: Machine, function: Any, cls: Any, arguments: Any, state: Any) 
     rebuild: dict[str, Callable[..., Tensor]] = {"_rebuild_tensor_v2": _tensor_v2, "_rebuild_parameter": _parameter}
     if type(function) is not Token or function.module != "torch._utils" or function.name not in rebuild:
         raise UnsafeCheckpoint(f"makes a tensor by {shown(function)}")
-    return rebuild[function.name](m, *arguments)
+    call = rebuild[function.name]
+    least, most = _counts(call)
+    if type(arguments) is not tuple or not least <= len(arguments) <= most:
+        raise UnsafeCheckpoint(f"makes a tensor by {function.name} with the wrong arguments")
+    return call(m, *arguments)
 
 
 def _load_bytes(m: Machine, data: Any) -> Storage:
@@ -307,6 +312,17 @@ for _module in ("builtins", "__builtin__"):
         Token(_module, "range"): _numbers_of,
         Token(_module, "slice"): _numbers_of,
     }
+
+
+def _counts(call: Callable[..., Any]) -> tuple[int, int]:
+    parameters = inspect.signature(call).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 0, 1 << 20
+    return sum(p.default is p.empty for p in parameters) - 1, len(parameters) - 1
+
+
+ARGUMENTS = {token: _counts(call) for token, call in CALLS.items()}
+"""The least and the most arguments of every call, the machine not counted."""
 
 OBJECTS = {
     Token("dnnlib.util", "EasyDict"): "dict",
