@@ -411,7 +411,7 @@ def _how(row: Checkpoint, label: str | None, **options: Any) -> dict[str, Any]:
 def _class(row: Checkpoint, label: str | None) -> int | None:
     if label is None:
         return None
-    names = [str(name) for name in row.config.get("classes", ())]
+    names = row.class_names
     if label in names:
         return names.index(label)
     if label.isascii() and label.isdigit() and len(label) < 8:

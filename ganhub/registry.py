@@ -133,6 +133,12 @@ class Checkpoint(_Row):
         return self
 
     @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, where `config: {classes: [...]}` states them."""
+        names = self.config.get("classes")
+        return [str(name) for name in names] if isinstance(names, list) else []
+
+    @property
     def revision(self) -> str | None:
         """Commit that the file is pinned to, where its source has commits."""
         return getattr(self.source, "revision", None)

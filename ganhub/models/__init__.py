@@ -95,8 +95,10 @@ def read(raw: RawCheckpoint, name: str | None = None, part: str = "G", **config:
     Raises:
         CheckpointError: the file is not of that family, or a tensor is missing, foreign or of the wrong shape.
     """
-    config.pop("classes", None)  # names of the classes, for people
     module = family(name or detect(raw))
+    if isinstance(config.get("classes"), (list, tuple)):  # names, for people; some families want their number
+        names = config.pop("classes")
+        config |= {"classes": len(names)} if "classes" in getattr(module, "OPTIONS", ()) else {}
     if raw.format == "ganhub":
         if part not in raw.networks:
             raise CheckpointError(f"{raw.name} holds no network '{part}', only {', '.join(raw.networks)}.")
