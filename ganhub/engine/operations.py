@@ -205,7 +205,7 @@ def _run_generate(G: Any, facts: Facts, items: list[Item], device: torch.device)
     if G.w_dim:
         return _synthesize(G, _map(G, items, device), items, device)
     z = to_device(np.stack([item["z"] for item in items]), device)
-    return _pictures(G(z, one_hot(items, G.c_dim, device)))
+    return _pictures(G(z.float(), one_hot(items, G.c_dim, device)))
 
 
 def _describe(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:

@@ -25,7 +25,7 @@ def warm(entry: Loaded, device: torch.device, budget: int, most: int | None) -> 
     if not hasattr(G, "z_distribution"):  # no generator of pictures: nothing is known of its inputs
         entry.largest = most or 1
         return
-    z = to_device(latents.z_from_seeds([0], G.z_dim, G.z_distribution), device)
+    z = to_device(latents.z_from_seeds([0], G.z_dim, G.z_distribution), device).float()
     label = one_hot([{"label": 0}], G.c_dim, device)
     # Not inference_mode: what a network might keep from its first call must serve optimisation too.
     with torch.no_grad(), devices.arithmetic(device, entry.key.precision, True):
