@@ -65,7 +65,8 @@ def encode_image(
     Raises:
         BadInput: an unknown format, or a picture that the format cannot hold.
     """
-    kind = FORMATS.get(format.lower().lstrip("."))
+    format = format.lower().lstrip(".")
+    kind = FORMATS.get(format)
     if kind is None:
         raise BadInput(f"Pictures are written as png, jpg or webp, not as '{format[:20]}'.")
     picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image).squeeze())
