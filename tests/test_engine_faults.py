@@ -379,9 +379,9 @@ def test_the_allocator_is_tuned_where_the_c_library_allows():
     script = """
 import sys, ganhub.engine, torch, resource
 took = len(sys.argv) > 1 and ganhub.engine.tune_allocator()
-torch.ones(4 << 20)
+torch.ones(16 << 20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(8): torch.ones(4 << 20)
+for _ in range(8): torch.ones(16 << 20)
 print(took, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
