@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -42,6 +43,18 @@ def _inside(path: str) -> str:
 
 
 RelativePath = Annotated[str, AfterValidator(_inside)]
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError("must hold only text, numbers, true, false, lists and mappings") from error
+    return value
+
+
+Plain = Annotated[dict[str, Any], AfterValidator(_plain)]
+"""Whatever JSON can hold: it goes into converted files and pictures."""
 
 
 class _Row(BaseModel):
@@ -102,12 +115,12 @@ class Checkpoint(_Row):
     git_blob_sha1: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     bytes: Annotated[int, Field(gt=0)] | None = None
     """Shown before the download."""
-    config: dict[str, Any] = {}
+    config: Plain = {}
     """Only what tensor shapes cannot tell: activation, latent distribution, output range, ..."""
-    preprocess: dict[str, Any] = {}
+    preprocess: Plain = {}
     components: dict[str, str] = {}
     """Other rows that this one needs, by role."""
-    generator: dict[str, Any] = {}
+    generator: Plain = {}
     """For a direction: the generator it belongs to (`family`, `dataset`, `space`, `w_dim`)."""
     resolution: int | tuple[int, int] | None = None
     """Side, or (height, width), in pixels; shown before the download, checked after."""
@@ -120,7 +133,7 @@ class Checkpoint(_Row):
     paper: str = ""
     source_url: str = ""
     metrics: dict[str, float] = {}
-    golden: dict[str, Any] = {}
+    golden: Plain = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Checkpoint:
@@ -128,8 +141,12 @@ class Checkpoint(_Row):
             close = difflib.get_close_matches(self.family, FAMILIES, n=1)
             hint = f", did you mean '{close[0]}'?" if close else f"; there are {', '.join(FAMILIES)}"
             raise ValueError(f"family: '{self.family}' is no file in ganhub/models{hint}")
-        if "direction" in self.task and "family" not in self.generator:
-            raise ValueError("generator: a direction names the generator family that it belongs to")
+        if "direction" in self.task:
+            missing = [key for key in ("family", "dataset") if key not in self.generator]
+            if missing:
+                raise ValueError(
+                    f"generator: a direction names the {' and '.join(missing)} of the generator that it belongs to"
+                )
         return self
 
     @property
@@ -157,9 +174,17 @@ class Registry:
         for row in rows:
             for name in (row.id, *row.aliases):
                 if name in self._names:
-                    raise RegistryError(f"Two rows are called '{name}' ('{self._names[name]}' and '{row.id}').")
+                    raise RegistryError(
+                        f"Two rows are called '{name}' ('{self._names[name]}' and '{row.id}'); give one another id."
+                    )
                 self._names[name] = row.id
             self._rows[row.id] = row
+        for row in self:
+            for role, name in row.components.items():
+                if name not in self._names:
+                    raise RegistryError(
+                        f"Row '{row.id}': components.{role} is '{name}', which no row is called{self._close(name)}."
+                    )
 
     def __iter__(self) -> Iterator[Checkpoint]:
         return iter(self._rows.values())
@@ -175,13 +200,50 @@ class Registry:
         """
         if name in self._names:
             return self._rows[self._names[name]]
+        hint = self._close(name) or "; `ganhub list` shows all ids."
+        raise RegistryError(f"There is no checkpoint '{name}' in the registry{hint}", "not_found")
+
+    def _close(self, name: str) -> str:
         close = difflib.get_close_matches(name, self._names, n=1, cutoff=0.4)
-        hint = f"did you mean '{close[0]}'?" if close else "`ganhub list` shows all ids."
-        raise RegistryError(f"There is no checkpoint '{name}' in the registry; {hint}", "not_found")
+        return f"; did you mean '{close[0]}'?" if close else ""
 
     def for_task(self, task: Task) -> list[Checkpoint]:
         """Rows that this version can run for a task, in the order of the files."""
         return [row for row in self if task in row.task and not row.planned]
+
+    def directions_for(self, generator: Checkpoint, w_dim: int | None = None) -> list[Checkpoint]:
+        """Directions that belong to a generator's latent space."""
+        return [row for row in self.for_task("direction") if _misfit(row, generator, w_dim) is None]
+
+
+def check_direction(direction: Checkpoint, generator: Checkpoint, w_dim: int | None = None) -> None:
+    """Make sure that a direction belongs to a generator.
+
+    The latent spaces of two trainings have the same shape and nothing else in common: a direction of another one
+    loads, and changes the picture at random.
+
+    Args:
+        direction: a row with the task `direction`.
+        generator: the row of the network.
+        w_dim: width of the generator's latent space, where it is known.
+
+    Raises:
+        RegistryError: `wrong_generator`; says what differs.
+    """
+    reason = _misfit(direction, generator, w_dim)
+    if reason is not None:
+        raise RegistryError(f"'{direction.id}' does not fit '{generator.id}': {reason}.", "wrong_generator")
+
+
+def _misfit(direction: Checkpoint, generator: Checkpoint, w_dim: int | None) -> str | None:
+    if "direction" not in direction.task:
+        return f"'{direction.id}' is no direction"
+    has = {"family": generator.family, "dataset": generator.dataset, "resolution": generator.resolution, "w_dim": w_dim}
+    for key, wanted in direction.generator.items():
+        wanted = tuple(wanted) if isinstance(wanted, list) else wanted
+        if has.get(key) is not None and has[key] != wanted:
+            return f"it belongs to generators with {key} {wanted}, and this one has {has[key] or 'none'}"
+    return None
 
 
 def builtin_file() -> Path:
@@ -210,10 +272,15 @@ def read_rows(file: Path) -> list[Checkpoint]:
         RegistryError: names the file, the row and the field.
     """
     try:
-        data = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        loader = _UniqueKeys(file.read_text(encoding="utf-8"))
+        try:
+            node = loader.get_single_node()
+            data = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
     except OSError as error:
         raise RegistryError(f"The registry {file} cannot be read: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or "not text"
@@ -222,50 +289,76 @@ def read_rows(file: Path) -> list[Checkpoint]:
         return []
     if not isinstance(data, list):
         raise RegistryError(f"The registry {file} must be a list of rows, each beginning with '- id:'.")
-    return [_row(entry, file, number) for number, entry in enumerate(data, 1)]
+    return [_row(entry, file, n.start_mark.line + 1) for entry, n in zip(data, node.value, strict=True)]
 
 
-def _row(entry: Any, file: Path, number: int) -> Checkpoint:
-    name = entry.get("id", f"number {number}") if isinstance(entry, dict) else f"number {number}"
+def _row(entry: Any, file: Path, line: int) -> Checkpoint:
+    where = f"of {file}, line {line}"
     if not isinstance(entry, dict):
-        raise RegistryError(f"Row {name} of {file} must be a mapping that begins with 'id:'.")
+        raise RegistryError(f"The row {where}, must be a mapping that begins with 'id:'.")
     entry = dict(entry)
     if isinstance(entry.get("task"), str):
         entry["task"] = [entry["task"]]
+    problems: list[str] = []
+    if "source" in entry:
+        entry["source"], problems = _source(entry["source"], file)
     try:
-        entry["source"] = _source(entry.get("source"), file)
-        return Checkpoint(**entry)
+        row = Checkpoint.model_validate(entry)
     except ValidationError as error:
-        problems = "; ".join(_problem(e) for e in error.errors(include_url=False))
-        raise RegistryError(f"Row '{name}' of {file}: {problems}.") from error
+        found = error.errors(include_url=False)
+        problems += [_problem(e, Checkpoint) for e in found if not problems or e["loc"][:1] != ("source",)]
+    if problems:
+        raise RegistryError(f"Row '{entry.get('id', '?')}' ({where}): {'; '.join(problems)}.")
+    return row
 
 
-def _source(source: Any, file: Path) -> Any:
+def _source(source: Any, file: Path) -> tuple[Any, list[str]]:
+    """The source of a row, and what is wrong with it: a union's own messages would tell of all five kinds."""
+    kinds = ", ".join(_KINDS)
     if not isinstance(source, dict):
-        return source  # pydantic says that it is missing or of the wrong kind
-    kinds = [kind for kind in _KINDS if kind in source]
-    if len(kinds) != 1:
-        return source
-    if kinds == ["path"] and isinstance(source["path"], str):
+        return source, [f"source must be a mapping with one of {kinds}"]
+    named = [kind for kind in _KINDS if kind in source]
+    if not named:
+        close = [match for key in source for match in difflib.get_close_matches(str(key), _KINDS, n=1)]
+        return source, [f"source has none of {kinds}" + (f", did you mean '{close[0]}'?" if close else "")]
+    if len(named) > 1:
+        return source, [f"source names {' and '.join(named)}, where one says where the file is"]
+    kind = _KINDS[named[0]]
+    if kind is PathSource and isinstance(source["path"], str):
         path = Path(source["path"]).expanduser()
         source = {**source, "path": str(path if path.is_absolute() else (file.parent / path).resolve())}
-    return _KINDS[kinds[0]](**source)
+    try:
+        return kind.model_validate(source), []
+    except ValidationError as error:
+        return source, [_problem(e, kind, "source.") for e in error.errors(include_url=False)]
 
 
-def _problem(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"] if not str(part).endswith("Source"))
-    what = error["msg"].removeprefix("Value error, ")
+_FORMS = {
+    "id": "must be lower-case letters and digits, joined by '-' or '.'",
+    "sha256": "must be 64 lower-case hex digits",
+    "git_blob_sha1": "must be 40 lower-case hex digits",
+    "revision": "must be a full 40-hex commit, not a branch: a branch may change",
+    "hub": "must be owner/name",
+    "url": "must be an address that begins with http:// or https://",
+    "manual": "must be an address that begins with http:// or https://",
+}
+
+
+def _problem(error: Any, model: type[BaseModel], prefix: str = "") -> str:
+    where = prefix + ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(where, Checkpoint.model_fields, n=1)
-        what = "is no field of a row" + (f", did you mean '{close[0]}'?" if close else "")
-    elif error["type"] == "missing":
-        what = "is missing"
-    elif where == "revision":
-        what = "must be a full 40-hex commit, not a branch"
-    return f"{where} {what}".strip() if where else what
+        close = difflib.get_close_matches(str(error["loc"][-1]), model.model_fields, n=1)
+        return f"{where} is no field" + (f", did you mean '{close[0]}'?" if close else "")
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    if error["type"] == "string_pattern_mismatch" and error["loc"][-1] in _FORMS:
+        return f"{where} {_FORMS[error['loc'][-1]]}"
+    what = error["msg"].removeprefix("Value error, ")
+    what = what[:1].lower() + what[1:].replace("Input should be", "must be")
+    return f"{where} {what.replace('input should be', 'must be')}" if error["loc"] else what
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML keeps the last of two equal keys without a word; a registry must not."""
 
     def construct_mapping(self, node, deep=False):
