@@ -28,7 +28,7 @@ def grid(
     Raises:
         BadInput: there is no picture.
     """
-    columns = columns or math.ceil(math.sqrt(len(images)))
+    columns = columns or max(1, math.ceil(math.sqrt(len(images))))
     rows = math.ceil(len(images) / columns)
     cells = _cells(images, rows * columns)
     width, height = _size(cells)
@@ -93,10 +93,9 @@ def _cells(images: Sequence[Picture], places: int) -> list[Image.Image]:
     scale = math.sqrt(MAX_PIXELS / (width * height * places))
     if scale >= 1:
         return cells
-    return [
-        cell.resize((max(1, int(cell.width * scale)), max(1, int(cell.height * scale))), Image.Resampling.LANCZOS)
-        for cell in cells
-    ]
+    smaller = [(max(1, int(cell.width * scale)), max(1, int(cell.height * scale))) for cell in cells]
+    lanczos = Image.Resampling.LANCZOS
+    return [cell.resize(size, lanczos, reducing_gap=2.0) for cell, size in zip(cells, smaller, strict=True)]
 
 
 def _size(cells: Sequence[Image.Image]) -> tuple[int, int]:
