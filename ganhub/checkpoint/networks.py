@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ganhub.checkpoint.nodes import Array, Budget, DType, Persistent, Shell, Tensor, Text, Token
+from ganhub.checkpoint.nodes import Array, Budget, DType, Persistent, Shell, Storage, Tensor, Text, Token
 from ganhub.checkpoint.raw_bytes import numbers
 from ganhub.errors import CheckpointError, UnsafeCheckpoint
 
@@ -180,7 +181,7 @@ class _Walk:
             if type(entry[1]) in (Array, Tensor):
                 part.tensors[self.word(entry[0])] = tensor_of(entry[1])
             elif type(entry[1]) in (int, float, bool):
-                continue  # `lod` and the like; counters that no family needs
+                part.tensors[self.word(entry[0])] = _number(entry[1])
             else:
                 raise CheckpointError("is damaged: a variable of a network is no array")
         for key, component in inner.items():
@@ -251,6 +252,15 @@ def tensor_of(value: Tensor | Array) -> Tensor:
         return value.tensor
     assert type(value) is Tensor
     return value
+
+
+def _number(value: float) -> Tensor:
+    """A variable of no dimension (noise strengths, `lod`), which TensorFlow gives as a number."""
+    try:
+        data = struct.pack("<f", value)
+    except OverflowError:
+        raise CheckpointError("is damaged: a variable of a network is no 32-bit number") from None
+    return Tensor(Storage("F32", 1, memoryview(data)), 0, (), ())
 
 
 def _small(tensor: Tensor, budget: Budget) -> Any:
