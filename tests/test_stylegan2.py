@@ -83,3 +83,67 @@ def activations(network, run):
     for hook in hooks:
         hook.remove()
     return seen
+
+
+def small(part="G", resolution=32, seed=0, **config):
+    """A network with random weights, none of them trivial."""
+    torch.manual_seed(seed)
+    config = {"channel_base": 512, "channel_max": 16, "mapping_features": [16] * 2, **config}
+    if part == "G":
+        config = {"z_dim": 16, "w_dim": 16, **config}
+    network = stylegan2.build(part, stylegan2.standard_config(part, resolution, **config)).eval()
+    for name, value in network.named_parameters():
+        if name.endswith(("bias", "noise_strength")):
+            torch.nn.init.normal_(value, mean=float(value.detach().mean()), std=0.3)
+    for name, value in network.named_buffers():
+        if name.endswith("w_avg"):
+            torch.nn.init.normal_(value)
+    return network.requires_grad_(False)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
+@pytest.mark.parametrize("mode", ["const", "none", "random"])
+def test_prepared_form_draws_the_same_pictures(architecture, mode):
+    G = small(resolution=128, architecture=architecture, conv_clamp=4)
+    exact, fast = stylegan2.prepare(G, "exact"), stylegan2.prepare(G, "fast")
+    assert any(block.one_by_one for block in exact.synthesis.blocks)
+    z = torch.randn(3, 16)
+
+    def run(network, z=z):
+        torch.manual_seed(1)
+        return network(z, psi=0.7, cutoff=4, noise_mode=mode)
+
+    want, got = run(G), run(exact)
+    torch.testing.assert_close(got, want, atol=3e-5 * float(want.abs().max()), rtol=0)
+    error = (run(fast) - want).square().mean()
+    assert 10 * torch.log10((4 * want.std()) ** 2 / error) > 50
+    if mode != "random":
+        torch.testing.assert_close(run(exact, z[1:2]), got[1:2], atol=3e-5 * float(want.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"activation": "relu"}, {"activation": "swish"}, {"resample_filter": [1, 2, 3, 4, 5]}, {"use_noise": False}]
+    + [{"resample_filter": [1.0, -2, 3, 4, 5, 6, 7, 8]}, {"const": [4, 2]}, {"img_channels": 1}, {"kernel_size": 1}],
+)
+def test_prepared_form_knows_every_option(options):
+    G = small(resolution=128, **options)
+    ws = G.mapping(torch.randn(2, 16))
+    want = G.synthesis(ws)
+    assert want.shape[1:] == (G.img_channels, *G.img_size)
+    torch.testing.assert_close(
+        stylegan2.prepare(G, "exact").synthesis(ws), want, atol=3e-5 * float(want.abs().max()), rtol=0
+    )
+
+
+def test_latents_can_be_fitted_through_the_prepared_form():
+    G = small(resolution=64)
+    exact = stylegan2.prepare(G, "exact")
+    target = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for network in (G, exact):
+        ws = G.mapping(torch.randn(2, 16, generator=torch.Generator().manual_seed(3))).requires_grad_(True)
+        (network.synthesis(ws) * target).sum().backward()
+        gradients.append(ws.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4 * float(gradients[0].abs().max()), rtol=0)

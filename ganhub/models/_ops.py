@@ -92,8 +92,10 @@ def upfirdn2d(
         x = _pad(x, (left, right, top, bottom))
         return F.conv2d(x, kernel, stride=(dy, dx), groups=channels)
     # A transposed convolution inserts the zeros by itself and gives every position that the filter touches.
-    x = F.conv_transpose2d(x, kernel.flip((2, 3)), stride=(uy, ux), groups=channels)
-    x = _pad(x, (left - w + 1, right - w + ux, top - h + 1, bottom - h + uy))
+    left, right, top, bottom = left - w + 1, right - w + ux, top - h + 1, bottom - h + uy
+    crop = max(0, -max(top, bottom)), max(0, -max(left, right))
+    x = F.conv_transpose2d(x, kernel.flip((2, 3)), stride=(uy, ux), padding=crop, groups=channels)
+    x = _pad(x, (left + crop[1], right + crop[1], top + crop[0], bottom + crop[0]))
     return x if dx == dy == 1 else x[:, :, ::dy, ::dx]
 
 

@@ -23,7 +23,16 @@ class FullyConnected(nn.Module):
         self.act, self.lr, self.gain = act, lr, lr / sqrt(inputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.gain == self.lr == 1:
+            return bias_act(F.linear(x, self.weight, self.bias), act=self.act)
         return bias_act(F.linear(x, self.weight * self.gain, self.bias * self.lr), act=self.act)
+
+    def fold(self) -> None:
+        """Scales the weights once and for all, for inference."""
+        with torch.no_grad():
+            self.weight.mul_(self.gain)
+            self.bias.mul_(self.lr)
+        self.gain = self.lr = 1.0
 
 
 class Conv(nn.Module):

@@ -1,0 +1,323 @@
+"""StyleGAN2 for inference: the same pictures as the plain form, sooner. Latents stay differentiable.
+
+What pays, measured on CPUs: channels-last memory; styles that scale the activations where a layer has more weights
+than pixels, and the weights of one picture at a time where it has more pixels; demodulation from a table of squared
+weights; gains folded into scales (a leaky ReLU is homogeneous); epilogues in place; weights that lie in the layout
+of the convolution kernels. The fast precision holds weights and activations in bfloat16; pictures, styles and sums
+stay in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from math import sqrt
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganhub.errors import CheckpointError
+from ganhub.models import stylegan2 as plain
+from ganhub.models._ops import ACTIVATIONS, bias_act, upsample2d
+from ganhub.models._stylegan2_layers import FullyConnected
+
+_SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": 0.2}
+_PIXELS_PER_CHANNEL = 16
+"""From so many pixels per input channel on, scaling the weights costs less than scaling the activations."""
+
+
+@cache
+def bfloat16_pays(kind: str) -> bool:
+    """A device of this kind multiplies in bfloat16 faster than in float32."""
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+@cache
+def _can_pack(kind: str) -> bool:
+    names = [f"_reorder_convolution_{n}" for n in ("weight", "transpose_weight")]
+    names += [f"_convolution_{n}" for n in ("pointwise", "transpose_pointwise")]
+    return kind == "cpu" and torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, n) for n in names)
+
+
+class Packed(nn.Module):
+    """x [N, C_in, H, W] -> convolution [N, C_out, H, W], or transposed with stride 2 where `up`.
+
+    On a CPU the weights lie in the layout of its kernels, which else are reordered at every call.
+    """
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, up: bool, size: tuple[int, int]):
+        super().__init__()
+        self.up, self.padding = up, 0 if up else weight.shape[-1] // 2
+        self.packed = _can_pack(weight.device.type)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        pair, shape = [self.padding] * 2, [1, weight.shape[1], *size]
+        if self.packed and up:
+            reorder = torch.ops.mkldnn._reorder_convolution_transpose_weight
+            weight = reorder(weight.transpose(0, 1), pair, [0, 0], [2, 2], [1, 1], 1, shape)
+        elif self.packed:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(weight, pair, [1, 1], [1, 1], 1, shape)
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pair, w = [self.padding] * 2, self.weight
+        if self.packed and not (torch.is_grad_enabled() and x.requires_grad):
+            if self.up:
+                convolve = torch.ops.mkldnn._convolution_transpose_pointwise
+                return convolve(x, w, None, pair, [0, 0], [2, 2], [1, 1], 1, "none", [], "")
+            return torch.ops.mkldnn._convolution_pointwise(x, w, None, pair, [1, 1], [1, 1], 1, "none", [], "")
+        return convolve2d(x, w.to_dense() if self.packed else w, None, self.up)
+
+
+def convolve2d(x: Tensor, w: Tensor, b: Tensor | None, up: bool) -> Tensor:
+    """`conv2d` that keeps the size, or `conv_transpose2d` of stride 2; w [C_out, C_in, k, k] for both."""
+    if up:
+        return F.conv_transpose2d(x, w.transpose(0, 1), b, stride=2)
+    return F.conv2d(x, w, b, padding=w.shape[-1] // 2)
+
+
+class Layer(nn.Module):
+    """A `SynthesisLayer`: x [N, C_in, H, W], styles, noise -> [N, C_out, H * up, W * up]."""
+
+    weight: Tensor
+    bias: Tensor
+    squares: Tensor
+    fir: Tensor
+    noise: Tensor | None
+
+    def __init__(self, layer: plain.SynthesisLayer, gain: float, dtype: torch.dtype):
+        super().__init__()
+        w, b = layer.weight.detach(), layer.bias.detach()
+        self.affine, self.up, self.act, self.size = copy.deepcopy(layer.affine), layer.up == 2, layer.act, layer.size
+        gain *= ACTIVATIONS[self.act][2]
+        self.clamp = None if layer.clamp is None else layer.clamp * gain / ACTIVATIONS[self.act][2]
+        # act(g * x) = g * act(x) for these, so that the gain costs nothing once it is part of scale, bias and noise.
+        self.folded, self.left = (gain, 1.0) if self.act in _SLOPES else (1.0, gain)
+        self.register_buffer("bias", (b * self.folded).to(dtype), persistent=False)
+        self.register_buffer("squares", w.square().sum(dim=(2, 3)).T.contiguous(), persistent=False)
+
+        height, width = (n // layer.up for n in layer.size)
+        self.scale_weights = w.device.type == "cpu" and height * width > _PIXELS_PER_CHANNEL * w.shape[1]
+        if self.scale_weights:
+            self.register_buffer("weight", w.contiguous(memory_format=torch.channels_last), persistent=False)
+        else:
+            self.conv = Packed(w.to(dtype), self.up, (height, width))
+
+        if self.up:
+            f, k = layer.f, w.shape[-1]
+            assert f is not None, "an enlarging layer has a filter"
+            f = torch.outer(f, f) if f.ndim == 1 else f
+            fir = f.flip((0, 1)) * 4
+            self.register_buffer("fir", fir.to(dtype).repeat(w.shape[0], 1, 1, 1), persistent=False)
+            (fh, fw), p = f.shape, k // 2
+            across = p + (fw + 1) // 2 - k + 1, p + (fw - 2) // 2 - k + 2
+            self.sides = (*across, p + (fh + 1) // 2 - k + 1, p + (fh - 2) // 2 - k + 2)
+
+        self.use_noise = layer.use_noise
+        if self.use_noise:
+            strength = layer.noise_strength.detach() * self.folded
+            self.strength = float(strength)
+            noise = (layer.noise_const * strength).to(dtype)[None, None]
+            self.register_buffer("noise", noise if self.strength else None, persistent=False)
+
+    def styles(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """w [N, w_dim] -> scales of the inputs [N, C_in] and of the outputs [N, C_out]."""
+        s = self.affine(w)
+        return s, (s.square() @ self.squares + 1e-8).rsqrt() * self.folded
+
+    def noise_for(self, mode: str, draw: plain.Noise, n: int) -> Tensor | None:
+        """What the layer adds to n pictures: [1 or n, 1, H, W], or None."""
+        if mode == "none" or not self.use_noise:
+            return None
+        if mode == "const":
+            return self.noise
+        drawn = draw((n, 1, *self.size))  # drawn even where it counts for nothing, to keep the order of draws
+        return (drawn * self.strength).to(self.bias) if self.strength else None
+
+    def forward(self, x: Tensor, s: Tensor, d: Tensor, noise: Tensor | None) -> Tensor:
+        bias = self.bias
+        if self.scale_weights:
+            w = (self.weight * (s[0][None, :, None, None] * d[0][:, None, None, None])).to(x.dtype)
+            x = convolve2d(x, w, None if self.up else bias, self.up)
+        else:
+            x = self.conv(x * s.to(x.dtype)[:, :, None, None])
+            x = x.mul_(d.to(x.dtype)[:, :, None, None])
+            x = x if self.up else x.add_(bias[:, None, None])
+        if self.up:
+            left, right, top, bottom = self.sides
+            padding = (top, left) if left == right and top == bottom and min(left, top) >= 0 else (0, 0)
+            x = x if any(padding) else F.pad(x, self.sides)
+            x = F.conv2d(x, self.fir, bias, padding=padding, groups=x.shape[1])
+        if noise is not None:
+            x = x.add_(noise)
+        if self.act == "lrelu":
+            x = F.leaky_relu_(x, _SLOPES["lrelu"])
+        elif self.act == "relu":
+            x = x.relu_()
+        elif self.act != "linear":
+            return bias_act(x, act=self.act, gain=self.left, clamp=self.clamp)
+        if self.clamp is None:
+            return x
+        return x.clamp(-self.clamp, self.clamp) if x.requires_grad else x.clamp_(-self.clamp, self.clamp)
+
+
+class RGB(nn.Module):
+    """A `ToRGB`: x [N, C, H, W] and styles [N, C] -> [N, img_channels, H, W] in float32, as a matrix product."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: plain.ToRGB, dtype: torch.dtype):
+        super().__init__()
+        self.affine, self.gain, self.clamp = copy.deepcopy(layer.affine), layer.gain, layer.clamp
+        self.register_buffer("weight", layer.weight.detach()[:, :, 0, 0].clone(), persistent=False)
+        self.register_buffer("bias", layer.bias.detach()[:, None], persistent=False)
+
+    def styles(self, w: Tensor) -> Tensor:
+        """w [N, w_dim] -> scales [N, C]."""
+        return self.affine(w) * self.gain
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        n, c, h, width = x.shape
+        w = (self.weight * s[:, None]).to(x.dtype)
+        y = w @ x.permute(0, 2, 3, 1).reshape(n, h * width, c).transpose(1, 2)
+        y = y.float() + self.bias
+        y = y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+        return y.reshape(n, -1, h, width)
+
+
+class Block(nn.Module):
+    """A `SynthesisBlock`."""
+
+    const: Tensor
+    f: Tensor
+    skip: plain.Conv
+
+    def __init__(self, block: plain.SynthesisBlock, dtype: torch.dtype):
+        super().__init__()
+        self.residual = block.architecture == "resnet" and hasattr(block, "skip")
+        self.register_buffer("f", block.f, persistent=False)
+        if hasattr(block, "conv0"):
+            self.conv0 = Layer(block.conv0, 1.0, dtype)
+        else:
+            const = block.const.detach().to(dtype)[None].contiguous(memory_format=torch.channels_last)
+            self.register_buffer("const", const, persistent=False)
+        self.conv1 = Layer(block.conv1, sqrt(0.5) if self.residual else 1.0, dtype)
+        if self.residual:
+            self.skip = copy.deepcopy(block.skip)
+        if hasattr(block, "torgb"):
+            self.torgb = RGB(block.torgb, dtype)
+        self.layers = [self.conv0, self.conv1] if hasattr(self, "conv0") else [self.conv1]
+        self.one_by_one = any(layer.scale_weights for layer in self.layers)
+
+    def forward(self, x: Tensor | None, img: Tensor | None, ws: list[Any], noise: list[Tensor | None]) -> Any:
+        if x is None:
+            x = self.const.expand(ws[0][0].shape[0], -1, -1, -1)
+        y: Tensor | None = self.skip(x, gain=sqrt(0.5)) if self.residual else None
+        for layer, (s, d), n in zip(self.layers, ws, noise, strict=False):
+            x = layer(x, s, d, n)
+        x = x if y is None else y + x
+        if img is not None:
+            img = upsample2d(img, self.f)
+        if hasattr(self, "torgb"):
+            y = self.torgb(x, ws[-1])
+            img = y if img is None else img + y
+        return x, img
+
+
+class Synthesis(nn.Module):
+    """ws [N, num_ws, w_dim] -> pictures [N, img_channels, H, W], float32.
+
+    Resolutions with few pixels run as one batch; from the first layer on that scales its weights, every picture runs
+    by itself, which costs nothing there and keeps memory that of one picture.
+    """
+
+    def __init__(self, synthesis: plain.Synthesis, dtype: torch.dtype):
+        super().__init__()
+        self.num_ws, self.w_dim = synthesis.num_ws, synthesis.w_dim
+        blocks = [Block(cast(plain.SynthesisBlock, block), dtype) for block in synthesis.children()]
+        self.together = next((i for i, block in enumerate(blocks) if block.one_by_one), len(blocks))
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, ws: Tensor, noise_mode: str = "const", noise: plain.Noise | None = None) -> Tensor:
+        plain.check_ws(ws, self.num_ws, self.w_dim, noise_mode)
+        ws = ws.float()
+        draw = noise or (lambda shape: torch.randn(shape, device=ws.device))
+        work: list[tuple[Any, list[Any], list[Tensor | None]]] = []
+        for i, block in enumerate(cast(list[Block], self.blocks)):
+            own = ws[:, max(2 * i - 1, 0) : 2 * i + 2].unbind(dim=1)
+            styles: list[Any] = [layer.styles(w) for layer, w in zip(block.layers, own, strict=False)]
+            if hasattr(block, "torgb"):
+                styles.append(block.torgb.styles(own[-1]))
+            work.append((block, styles, [layer.noise_for(noise_mode, draw, len(ws)) for layer in block.layers]))
+
+        x: Tensor | None = None
+        img: Any = None
+        for block, styles, drawn in work[: self.together]:
+            x, img = block(x, img, styles, drawn)
+        rest = work[self.together :]
+        if not rest:
+            return img
+        pictures: list[Tensor] = []
+        for i in range(len(ws)):
+            one = slice(i, i + 1)
+            y: Any = x if x is None else x[one]
+            picture: Any = img if img is None else img[one]
+            for block, styles, drawn in rest:
+                mine = [tuple(t[one] for t in s) if isinstance(s, tuple) else s[one] for s in styles]
+                y, picture = block(y, picture, mine, [n if n is None or len(n) == 1 else n[one] for n in drawn])
+            pictures.append(picture)
+        return torch.cat(pictures)
+
+
+class Generator(nn.Module):
+    """A `stylegan2.Generator` for inference, with the same interface; its weights are a copy.
+
+    Args:
+        precision: `exact` (float32) or `fast` (bfloat16 where the device gains by it, over 50 dB PSNR).
+
+    Raises:
+        CheckpointError: there is no such precision.
+    """
+
+    z_distribution = "normal"
+
+    @torch.no_grad()
+    def __init__(self, G: plain.Generator, precision: str):
+        super().__init__()
+        if precision not in ("exact", "fast"):
+            raise CheckpointError(f"There is no precision '{precision}'; there are exact and fast.")
+        device = G.w_avg.device
+        fast = precision == "fast" and bfloat16_pays(device.type)
+        self.config, self.img_size, self.img_channels = G.config, G.img_size, G.img_channels
+        self.z_dim, self.c_dim, self.w_dim, self.num_ws = G.z_dim, G.c_dim, G.w_dim, G.num_ws
+        self.mapping = copy.deepcopy(G.mapping)
+        self.synthesis = Synthesis(G.synthesis, torch.bfloat16 if fast else torch.float32)
+        for module in [*self.mapping.modules(), *self.synthesis.modules()]:
+            if isinstance(module, FullyConnected):
+                module.fold()
+        self.eval().requires_grad_(False)
+
+    @property
+    def w_avg(self) -> Tensor:
+        """The mean intermediate latent, [w_dim]."""
+        return self.mapping.w_avg
+
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        psi: float = 1.0,
+        cutoff: int | None = None,
+        noise_mode: str = "const",
+        noise: plain.Noise | None = None,
+    ) -> Tensor:
+        """z [N, z_dim], c one-hot [N, c_dim] -> pictures [N, img_channels, H, W], most of it in [-1, 1]."""
+        return self.synthesis(self.mapping(z, c, psi, cutoff), noise_mode, noise)
