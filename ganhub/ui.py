@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ganhub import zerogpu  # noqa: F401 - before torch and Gradio
+from ganhub import zerogpu  # before torch and Gradio
 from ganhub.errors import GanHubError
 from ganhub.registry import Registry, load_registry
 
@@ -45,6 +45,7 @@ def options(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="app.py", description="GAN Hub in your browser.")
     parser.add_argument("--registry", metavar="FILE", help="a YAML file with rows of your own")
     parser.add_argument("--port", dest="server_port", type=int, metavar="N", help="port of the page (default: 7860)")
+    sys.excepthook = _tell
     return vars(parser.parse_args(arguments))
 
 
@@ -71,14 +72,15 @@ def build_app(
         registry = load_registry(registry)
     if engine is None:
         from ganhub.engine import Engine
+        from ganhub.engine.elsewhere import call
 
-        engine = Engine(registry)
+        engine = Engine(registry, run_on_device=zerogpu.gpu(call) if zerogpu.ACTIVE else None)
     tabs = find_tabs(only)
     contexts = []
     with gr.Blocks(title="GAN Hub", analytics_enabled=False, delete_cache=FORGET, fill_width=True) as demo:
         with gr.Row(elem_id="masthead"):
             gr.HTML(
-                '<h1>GAN Hub</h1><p class="tagline">Pictures from the great generative networks, working again.</p>',
+                '<h1><b>GAN</b> Hub</h1><p class="tagline">Pictures from the great generative networks</p>',
                 elem_id="brand",
                 min_width=200,
             )
@@ -174,6 +176,14 @@ def _warm(tasks: list[Any]) -> None:
             task()
         except Exception:
             log.exception("Preparing the page's example failed.")
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """An error that ends the app: its sentence, and a traceback only where it has none."""
+    if isinstance(error, GanHubError):
+        sys.stderr.write(f"{error.message}\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _environment() -> None:

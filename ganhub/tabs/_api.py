@@ -124,11 +124,11 @@ class Api:
         checkpoint: str,
         seed: int,
         psi: float,
-        cutoff: int | None,
-        label: int | None,
-        noise_mode: str,
-        precision: str,
-        request: gr.Request,
+        cutoff: int | None = None,
+        label: int | None = None,
+        noise_mode: str = "const",
+        precision: str = "exact",
+        request: gr.Request | None = None,
     ) -> Iterator[Any]:
         """Generate one picture from one seed. The same seed gives the same picture every time.
 
@@ -155,11 +155,11 @@ class Api:
         checkpoint: str,
         seeds: str,
         psi: float,
-        cutoff: int | None,
-        label: int | None,
-        noise_mode: str,
-        precision: str,
-        request: gr.Request,
+        cutoff: int | None = None,
+        label: int | None = None,
+        noise_mode: str = "const",
+        precision: str = "exact",
+        request: gr.Request | None = None,
     ) -> Iterator[Any]:
         """Generate one picture per seed.
 
@@ -183,11 +183,11 @@ class Api:
         checkpoint: str,
         seeds: str,
         psis: str,
-        cutoff: int | None,
-        label: int | None,
-        noise_mode: str,
-        precision: str,
-        request: gr.Request,
+        cutoff: int | None = None,
+        label: int | None = None,
+        noise_mode: str = "const",
+        precision: str = "exact",
+        request: gr.Request | None = None,
     ) -> Iterator[Any]:
         """Show what truncation does: a row per seed, a column per value of psi. Needs a StyleGAN.
 
@@ -213,11 +213,11 @@ class Api:
         cols: str,
         layers: str,
         psi: float,
-        cutoff: int | None,
-        label: int | None,
-        noise_mode: str,
-        precision: str,
-        request: gr.Request,
+        cutoff: int | None = None,
+        label: int | None = None,
+        noise_mode: str = "const",
+        precision: str = "exact",
+        request: gr.Request | None = None,
     ) -> Iterator[Any]:
         """Mix styles: the picture of each row with the named layers of each column. Needs a StyleGAN.
 
@@ -249,11 +249,11 @@ class Api:
         space: str,
         method: str,
         psi: float,
-        cutoff: int | None,
-        label: int | None,
-        noise_mode: str,
-        precision: str,
-        request: gr.Request,
+        cutoff: int | None = None,
+        label: int | None = None,
+        noise_mode: str = "const",
+        precision: str = "exact",
+        request: gr.Request | None = None,
     ) -> Iterator[Any]:
         """Make a video that goes from seed to seed.
 
@@ -282,7 +282,7 @@ class Api:
             strip = str(result.strip.save(folder)) if result.strip else None
             yield strip, str(result.video), result.about
 
-    def _sheet(self, values: dict[str, Any], request: gr.Request) -> Iterator[Any]:
+    def _sheet(self, values: dict[str, Any], request: gr.Request | None) -> Iterator[Any]:
         with work_folder() as folder:
             result = self._run(values, request, folder)
             files = [str(picture.save(folder)) for picture in result.pictures]
@@ -296,7 +296,7 @@ class Api:
                 sheet = str(whole.save(folder))
             yield sheet, files, result.provenance
 
-    def _run(self, values: dict[str, Any], request: gr.Request, folder: Any) -> Result:
+    def _run(self, values: dict[str, Any], request: gr.Request | None, folder: Any) -> Result:
         row = self.context.registry.find(values["checkpoint"])
         video = folder / f"{row.id}_interpolation.mp4"
         wanted = request_of_settings({**values, "checkpoint": row.id}, visitor(request), video)

@@ -1,4 +1,4 @@
-"""The page's theme: one pigment on neutral paper, the serif and sans faces that Gradio ships, light and dark."""
+"""The page's theme: one pigment on neutral paper, a typeface that Gradio ships in full, light and dark."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def theme() -> gr.themes.Base:
         radius_size=sizes.radius_md,
         text_size=sizes.text_md,
         spacing_size=sizes.spacing_md,
-        font=(LocalFont("IBM Plex Sans"), LocalFont("Lora"), "system-ui", "sans-serif"),
+        font=(LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"),
+        # Gradio's semibold files hold a few letters only, so bold stands in wherever 600 is asked for.
         font_mono=("ui-monospace", "Consolas", "monospace"),
     )
     base.name = "ganhub"

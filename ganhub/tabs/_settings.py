@@ -24,8 +24,8 @@ from ganhub.tabs._widgets import page_seeds, seeds_text
 
 MAKES = {
     "generate": "Pictures",
-    "interpolate": "Interpolation",
-    "sweep": "Truncation sweep",
+    "interpolate": "Video",
+    "sweep": "Truncation",
     "mix": "Style mix",
 }
 """What can be made, by the name of its pipeline."""

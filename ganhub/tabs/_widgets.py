@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from ganhub import hub
 from ganhub.errors import BadInput, GanHubError
@@ -199,7 +198,7 @@ def _(text: object) -> str:
 
 def class_choices(row: Checkpoint, facts: dict[str, Any] | None) -> list[tuple[str, int]]:
     """(name, number) of each class; the names come from `config: {classes: [...]}` of the row."""
-    names = row.config.get("classes") or []
+    names = row.class_names
     count = facts["c_dim"] if facts else len(names)
     return [(str(names[i]) if i < len(names) else f"class {i}", i) for i in range(count)]
 
@@ -231,35 +230,32 @@ def checkpoint_picker(context: Context, task: Any, default: str | None = None) -
 
 @dataclass
 class SeedRow:
-    """Seeds as text, how many there are, and a die."""
+    """Seeds as text, and how many there are."""
 
     text: gr.Textbox
-    count: gr.Slider
-    random: gr.Button
+    count: gr.Number
 
 
 def seed_row(slug: str, value: str = "0-7") -> SeedRow:
     """Seeds as text, with a count that extends or shortens the list; the two follow each other."""
-    with gr.Row(elem_classes="seed-row", equal_height=True):
+    with gr.Group(), gr.Row():
         text = gr.Textbox(
-            value,
-            label="Seeds",
-            info="Each number is one picture, always the same. A list or a range: 0-7, 12",
-            elem_id=f"{slug}-seeds",
-            max_lines=2,
-            scale=4,
-            min_width=180,
-        )
-        die = gr.Button("🎲 Random", elem_id=f"{slug}-random", elem_classes="die", scale=1, min_width=96)
-    count = gr.Slider(1, MOST_SEEDS, len(parse_seeds(value)), step=1, label="How many", elem_id=f"{slug}-count")
-    count.release(resized, [text, count], text, **QUIET)
+            value, label="Seeds", info="A list or a range, like 0-7, 12", elem_id=f"{slug}-seeds", max_lines=2, scale=3,
+            min_width=170,
+        )  # fmt: skip
+        count = gr.Number(
+            len(parse_seeds(value)), label="Count", info=f"1 to {MOST_SEEDS}", precision=0, minimum=1,
+            maximum=MOST_SEEDS, elem_id=f"{slug}-count", scale=1, min_width=90,
+        )  # fmt: skip
+    count.input(resized, [text, count], text, **QUIET)
     text.blur(counted, text, count, **QUIET)
-    return SeedRow(text, count, die)
+    return SeedRow(text, count)
 
 
 @sentences
-def resized(text: str, count: int) -> str:
+def resized(text: str, count: int | None) -> str:
     """The list of seeds, shortened or continued until it has `count`."""
+    count = min(max(int(count or 1), 1), MOST_SEEDS)
     try:
         seeds = parse_seeds(text)
     except BadInput:
@@ -269,16 +265,16 @@ def resized(text: str, count: int) -> str:
 
 
 def counted(text: str) -> Any:
-    """The count slider follows the text, as long as the text can be read."""
+    """The count follows the text, as long as the text can be read."""
     try:
         return min(len(parse_seeds(text)), MOST_SEEDS)
     except BadInput:
         return gr.skip()
 
 
-def drawn(count: int) -> str:
+def drawn(count: int | None) -> str:
     """`count` random seeds of at most six digits, so that people can read them out to each other."""
-    return seeds_text(sorted(random.sample(range(1_000_000), count)))
+    return seeds_text(sorted(random.sample(range(1_000_000), int(count or 1))))
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
@@ -311,24 +307,28 @@ def page_seeds(text: str, least: int = 1, most: int = MOST_SEEDS) -> tuple[int, 
 
 @contextmanager
 def work_folder() -> Iterator[Path]:
-    """A folder for files on their way out: Gradio takes a copy of each when a handler yields it."""
-    parent = get_upload_folder()
-    Path(parent).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="work-", dir=parent) as folder:
+    """A folder for files on their way out: Gradio copies what a handler yields into its own.
+
+    It must not lie inside Gradio's folder: files there are taken for copies already, and would be gone too soon.
+    """
+    with tempfile.TemporaryDirectory(prefix="ganhub-") as folder:
         yield Path(folder)
 
 
 def shelf(pictures: Sequence[Picture], folder: Path) -> gr.Gallery:
     """A gallery of pictures, each a PNG with its provenance inside and its name below."""
     items = [(str(picture.save(folder)), caption(picture.provenance)) for picture in pictures]
-    columns = min(len(items), 4) if len(items) < 10 else 5 if len(items) < 26 else 6
-    return gr.Gallery(items, columns=max(columns, 2), visible=bool(items), selected_index=None)
+    about = pictures[0].provenance if pictures else {}
+    columns = len(about.get("psis") or about.get("cols") or ()) or (
+        4 if len(items) < 10 else 5 if len(items) < 26 else 6
+    )
+    return gr.Gallery(items, columns=min(max(columns, 2), 8), visible=bool(items), selected_index=None)
 
 
 def caption(about: dict[str, Any]) -> str:
     """What stands below a picture; also what a screen reader says of it."""
     if "row" in about:
-        return f"seed {about['row']} in the style of {about['col']}"
+        return f"{about['row']} × {about['col']}"
     words = f"seed {about['seed']}" if "seed" in about else f"latent {about.get('index', 0)}"
     return f"{words}, psi {about['psi']:g}" if about.get("task") == "sweep" else words
 

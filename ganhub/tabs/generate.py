@@ -67,6 +67,8 @@ ADDRESS = """
 }
 """
 
+SHOW_RESULTS = "() => { if (innerWidth < 700) document.querySelector('#generate-note').scrollIntoView() }"
+
 
 def build(context: Context) -> None:
     """Lay out the tab inside the current block and join it to its events."""
@@ -86,6 +88,8 @@ class GenerateTab:
         self.groups: dict[str, Any] = {}
         """Controls that one kind of making has for itself."""
         self._facts: dict[str, dict[str, Any]] = {}
+        self._stops: dict[str, set[threading.Event]] = {}
+        """By visitor: what ends each of his runs. Gradio's own cancel would leave the page as it last was."""
         self._example: Result | None = None
         self._example_lock = threading.Lock()
 
@@ -111,9 +115,12 @@ class GenerateTab:
             self.from_file_words = gr.Markdown()
             self.forget = gr.Button("Back to seeds", size="sm")
         controls["make"] = gr.Radio(
-            self.possible(row), value="generate", label="Make", elem_id="generate-make", elem_classes="segments"
+            self.possible(row),
+            value="generate",
+            label="Make",
+            info=None if styles else NO_STYLES,
+            elem_id="generate-make",
         )
-        self.hint = gr.Markdown(NO_STYLES, visible=not styles, elem_classes="hint")
         self._lay_out_groups()
         controls["psi"] = gr.Slider(
             -2,
@@ -122,15 +129,16 @@ class GenerateTab:
             step=0.05,
             visible=styles,
             label="Truncation (psi)",
-            info="0.5 safe and alike, 0.7 a good middle, 1 all that the network knows",
+            info="0.7 is a good middle, 1 is all it knows",
             elem_id="generate-psi",
         )
         controls["label"] = gr.Dropdown(
             classes, value=0 if classes else None, visible=bool(classes), label="Class", elem_id="generate-class"
         )
         with gr.Row(elem_classes="actions"):
-            self.run = gr.Button("Generate", variant="primary", scale=3, elem_id="generate-run", min_width=140)
-            self.stop = gr.Button("Stop", interactive=False, scale=1, elem_id="generate-stop", min_width=80)
+            self.run = gr.Button("Generate", variant="primary", scale=3, elem_id="generate-run", min_width=120)
+            self.random = gr.Button("Random", scale=2, elem_id="generate-random", min_width=90)
+            self.stop = gr.Button("Stop", interactive=False, scale=1, elem_id="generate-stop", min_width=70)
         with gr.Accordion("More", open=False, elem_id="generate-more"):
             controls["cutoff"] = gr.Number(
                 None,
@@ -254,7 +262,7 @@ class GenerateTab:
         slow: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         checkpoint, make = controls["checkpoint"], controls["make"]
         values = list(controls.values())
-        fitted = [self.picker.card, self.hint, make, *(controls[n] for n in ("psi", "cutoff", "noise_mode", "label"))]
+        fitted = [self.picker.card, make, *(controls[n] for n in ("psi", "cutoff", "noise_mode", "label"))]
         fit: dict[str, Any] = {
             "fn": self.fit,
             "inputs": [checkpoint, make, controls["label"]],
@@ -267,7 +275,7 @@ class GenerateTab:
             **slow,
         }
         checkpoint.input(self.chose, checkpoint, fitted, **QUIET).then(**fit)
-        make.change(self.show_group, make, list(self.groups.values()), **QUIET)
+        make.change(self.show_group, [checkpoint, make], [*self.groups.values(), controls["psi"]], **QUIET)
         self.part.input(LAYERS.get, self.part, controls["layers"], **QUIET)
 
         opened = context.demo.load(self.opened, None, [*values, seeds.count, self.restored], **QUIET)
@@ -276,9 +284,10 @@ class GenerateTab:
         clicks = [
             self.run.click(self.make, **run),
             seeds.text.submit(self.make, **run),
-            seeds.random.click(drawn, seeds.count, seeds.text, **QUIET).then(self.make, **run),
+            self.random.click(drawn, seeds.count, seeds.text, **QUIET).then(self.make, **run),
         ]
-        self.stop.click(self.stopped, None, [self.note, self.stop], cancels=[*clicks, first], **QUIET)
+        self.run.click(None, None, None, js=SHOW_RESULTS)
+        self.stop.click(self.end_runs, None, self.stop, **QUIET)
         for click in clicks:
             click.success(None, values, None, js=self._address(copy=False))
             click.then(context.refresh, None, context.status, **QUIET).then(**fit)
@@ -318,9 +327,12 @@ class GenerateTab:
         first = 0 if classes else None
         return [
             card(row, facts),
-            gr.Markdown(NO_STYLES, visible=not styles),
-            gr.Radio(possible, value=make if make in [name for _words, name in possible] else "generate"),
-            gr.Slider(visible=styles) if psi is None else gr.Slider(value=psi, visible=styles),
+            gr.Radio(
+                possible,
+                value=make if make in [name for _words, name in possible] else "generate",
+                info=None if styles else NO_STYLES,
+            ),
+            gr.Slider(**({} if psi is None else {"value": psi}), visible=styles and make != "sweep"),
             gr.Number(visible=styles),
             gr.Dropdown(visible=styles),
             gr.Dropdown(classes, value=label if label in range(len(classes)) else first, visible=bool(classes)),
@@ -345,25 +357,37 @@ class GenerateTab:
         styles = self.has_styles(row)
         return [(words, name) for name, words in MAKES.items() if styles or name not in ("sweep", "mix")]
 
-    def show_group(self, make: str) -> list[Any]:
-        return [gr.Column(visible=name == make) for name in self.groups]
+    @sentences
+    def show_group(self, checkpoint: str, make: str) -> list[Any]:
+        """The controls of one kind of making; a sweep has a list of psi instead of one."""
+        styles = self.has_styles(self.context.registry.find(checkpoint))
+        return [
+            *(gr.Column(visible=name == make) for name in self.groups),
+            gr.Slider(visible=styles and make != "sweep"),
+        ]
 
     # Making
 
     def make(self, data: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         """The primary button: what has been made so far, three times a second, then the whole."""
         settings = {name: data[control] for name, control in self.controls.items()}
-        yield {self.note: progress_bar(0, 0, "Waiting for a turn"), self.stop: gr.Button(interactive=True)}
+        who, stop = visitor(request), threading.Event()
+        self._stops.setdefault(who, set()).add(stop)
         try:
+            yield {self.note: progress_bar(0, 0, "Waiting for a turn"), self.stop: gr.Button(interactive=True)}
             with work_folder() as folder:
-                yield from self._make(settings, data[self.loaded], visitor(request), folder)
+                yield from self._make(settings, data[self.loaded], who, stop, folder)
         except Exception as error:
             said = shown(error)
             yield {self.note: note(said.message, "failed"), self.stop: gr.Button(interactive=False)}
             raise said from None
+        finally:
+            self._stops[who].discard(stop)
+            if not self._stops[who]:
+                self._stops.pop(who, None)
 
     def _make(
-        self, settings: dict[str, Any], latents: Latents | None, who: str, folder: Path
+        self, settings: dict[str, Any], latents: Latents | None, who: str, stop: threading.Event, folder: Path
     ) -> Iterator[dict[Any, Any]]:
         row = self.context.registry.find(settings["checkpoint"])
         if not self.has_styles(row):
@@ -375,6 +399,8 @@ class GenerateTab:
         result: Any = None
         with closing(RUNS[make](self.context.engine, request)) as events:
             for event in events:
+                if stop.is_set():
+                    break
                 if not isinstance(event, Progress):
                     result = event
                     break
@@ -384,7 +410,21 @@ class GenerateTab:
                     looked = time.monotonic()
                     bar = progress_bar(event.done, event.total, event.message, event.seconds_left)
                     yield {self.note: bar, **(self._so_far(make, pictures, folder) if pictures else {})}
-        yield {**self._whole(result, folder), self.note: note(done_words(result, time.monotonic() - began))}
+        if result is None:
+            made = self._so_far(make, pictures, folder) if pictures else {}
+            yield {
+                **made,
+                self.note: note("Stopped. What was made so far stays."),
+                self.stop: gr.Button(interactive=False),
+            }
+        else:
+            yield {**self._whole(result, folder), self.note: note(done_words(result, time.monotonic() - began))}
+
+    def end_runs(self, request: gr.Request) -> Any:
+        """Stop: each run of this visitor ends at its next step, and its jobs leave the engine."""
+        for stop in tuple(self._stops.get(visitor(request), ())):
+            stop.set()
+        return gr.Button(interactive=False)
 
     def _so_far(self, make: str, pictures: list[Picture], folder: Path) -> dict[Any, Any]:
         if make == "interpolate":
@@ -412,9 +452,6 @@ class GenerateTab:
             self.made: result.provenance,
         }
 
-    def stopped(self) -> tuple[str, Any]:
-        return note("Stopped. What was made so far stays."), gr.Button(interactive=False)
-
     # When the page is opened
 
     def example(self) -> Result | None:
@@ -439,7 +476,7 @@ class GenerateTab:
         if not data[self.restored]:
             example = self.example()
             with work_folder() as folder:
-                words = "A first look. Press Generate for more, or 🎲 for a surprise."
+                words = "A first look. Press Generate for more, or Random for a surprise."
                 yield {**self._whole(example, folder), self.note: note(words)} if example else {self.note: note("")}
             return
         row = self.context.registry.find(data[self.controls["checkpoint"]])
