@@ -80,6 +80,9 @@ def _case(case: Case) -> Iterator[Line]:
 def _array(case: Case, name: str, opened: list[Opened], tolerances: Tolerances) -> Iterator[Line]:
     """The array by every checkpoint of the case that has the part it asks for."""
     asked = [(one, found) for one in opened if (found := one.rules.RULES.find(name, case))]
+    if asked and not asked[0][1][0].part:
+        yield _answer(case, name, asked[0][1], None, tolerances)
+        return
     able = [(one, found) for one, found in asked if one.has(found[0].part, case)]
     for one, found in able:
         yield _answer(case, name, found, one, tolerances)

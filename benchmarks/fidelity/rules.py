@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganhub.checkpoint import RawCheckpoint
@@ -44,10 +45,16 @@ class Ask:
             raise Skip(f"the case has no input '{name}'")
         return torch.from_numpy(self.case.inputs[name])
 
-    def classes(self, n: int | None = None) -> Tensor | None:
-        """One-hot classes of the case; None for an unconditional network."""
-        c = self.case.inputs.get("c")
-        return None if c is None or c.ndim < 2 or c.shape[1] == 0 else torch.from_numpy(c[:n])
+    def classes(self, n: int | None = None, label: int | None = None) -> Tensor | None:
+        """One-hot classes [N, c_dim] of the case, or of one label for all; None for an unconditional network."""
+        c_dim = getattr(self.net, "c_dim", 0)
+        if label is not None:
+            return F.one_hot(torch.full([n or 1], label), c_dim).float()
+        held = [self.case.inputs[name] for name in ("c", "labels", "label", "y") if name in self.case.inputs]
+        if not held or held[0].ndim == 0 or (held[0].ndim == 2 and held[0].shape[1] == 0):
+            return None
+        c = torch.from_numpy(held[0])[:n]
+        return F.one_hot(c.long().flatten(), c_dim).float() if c.ndim == 1 and c_dim else c
 
     def stored(self, name: str) -> Tensor:
         """Another output of the same case, when an array was made from it."""

@@ -135,10 +135,7 @@ def latents(ask: Ask, said: dict[str, str]) -> Tensor:
 
 
 def classes(ask: Ask, said: dict[str, str]) -> Tensor | None:
-    if "class" not in said:
-        return ask.classes()
-    label = torch.tensor([int(said["class"])])
-    return torch.nn.functional.one_hot(label, ask.net.c_dim).float().expand(len(ask.tensor("z")), -1)
+    return ask.classes(len(ask.tensor("z")), int(said["class"]) if "class" in said else None)
 
 
 def _truncation(said: dict[str, str]) -> dict[str, Any]:
