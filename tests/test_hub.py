@@ -267,22 +267,22 @@ def test_the_first_answer_hangs(server, monkeypatch):
 
 def test_a_later_answer_hangs(server, monkeypatch):
     """The library's own second try would wait for a minute."""
-    monkeypatch.setattr(transfer, "LIMITS", Limits(answer=1, stall=4))
+    monkeypatch.setattr(transfer, "LIMITS", Limits(answer=1, stall=2.5))
     server.fault("HEAD", "nothing", times=1)
     server.fault("HEAD", "hang")
-    fails(row(), "timeout", "sent nothing for 4 s")
+    fails(row(), "timeout", "sent nothing for 2 s")
 
 
 def test_the_body_stalls(server, monkeypatch):
-    monkeypatch.setattr(transfer, "LIMITS", Limits(stall=3))
+    monkeypatch.setattr(transfer, "LIMITS", Limits(stall=2))
     server.fault("GET", "stall")
-    fails(row(), "timeout", "sent nothing for 3 s")
+    fails(row(), "timeout", "sent nothing for 2 s")
     assert not leftovers()
 
 
 @pytest.mark.parametrize("kind", ["hub", "url"])
 def test_the_body_trickles(server, monkeypatch, kind):
-    monkeypatch.setattr(transfer, "LIMITS", Limits(total=3, slowest=1e9))
+    monkeypatch.setattr(transfer, "LIMITS", Limits(total=2, slowest=1e9))
     server.fault("GET", "trickle")
     source = {"url": server.add_plain("/files/x.pt", CONTENT)} if kind == "url" else None
     fails(row(source), "too_slow", "2.1 MB")
@@ -502,8 +502,28 @@ def test_processes_and_threads_share_one_download(server):
     assert len({p.done for p in seen}) > 3, "those that wait see the progress too"
 
 
+def test_those_that_wait_share_the_failure(server):
+    server.fault("HEAD", "503")
+    told = []
+
+    def ask():
+        with pytest.raises(FetchError) as caught:
+            hub.fetch(row())
+        told.append((caught.value.code, caught.value.message))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(told) == 6 and len(set(told)) == 1 and told[0][0] == "server_error"
+    assert server.count("HEAD") == 3, "one download tried, and tried again"
+    server.clear()
+    assert hub.fetch(row(sha256=SHA256)).read_bytes() == CONTENT, "a later one tries anew"
+
+
 def test_a_holder_that_stands_still(server, monkeypatch):
-    monkeypatch.setattr(transfer, "LIMITS", Limits(wait=2))
+    monkeypatch.setattr(transfer, "LIMITS", Limits(wait=1))
     server.fault("GET", "trickle")
     code = (
         "from test_hub import *; print(1, flush=True); hub.fetch(row(), progress=lambda p: print(p.done, flush=True))"

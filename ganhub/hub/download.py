@@ -59,9 +59,13 @@ class Reporter:
             say(done=done, total=self.total)
 
 
+_speaking = threading.Lock()  # Xet tells its progress from threads of its own
+
+
 def say(**message: Any) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+    with _speaking:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
 
 
 def bar(report: Reporter) -> type:

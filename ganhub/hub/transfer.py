@@ -128,43 +128,59 @@ def snapshot(source: HubSource) -> Path:
 
 @contextmanager
 def one_at_a_time(row_id: str, target: Path, progress: Progress | None) -> Iterator[None]:
-    """Let one thread of one process download a file; the others see its progress, and wait for it.
+    """Let one thread of one process download a file; the others see its progress, wait, and share its failure.
 
     Raises:
-        FetchError: `busy`, when the other one stands still; `unwritable`, when there is no place for the lock.
+        FetchError: `busy`, when the other one stands still; `unwritable`, when there is no place for the lock;
+            what the download failed with that this one waited for.
     """
-    base = _lock_base(target)
+    base = _notes(target)
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{base}.lock")
-        seen, since = "", time.monotonic()
-        while True:
-            try:
-                lock.acquire(timeout=0.2)
-                break
-            except Timeout:
-                news = _read(base)
-                if news != seen:
-                    seen, since = news, time.monotonic()
-                    _tell(news, progress)
-                elif time.monotonic() - since > LIMITS.wait:
-                    holder = f"process {json.loads(seen)['pid']}" if seen else "another process"
-                    raise FetchError(
-                        f"'{row_id}' is being downloaded by {holder}, which has stood still for {LIMITS.wait:.0f} s; "
-                        "end it, then try again.",
-                        "busy",
-                    ) from None
+        free = _acquire(lock, 0)
     except OSError as error:
         raise _unwritable(row_id, base.parent, error) from error
+    since, seen, changed = time.time(), "", time.monotonic()
+    while not free:
+        free = _acquire(lock, 0.2)
+        news = _read(base)
+        if news != seen:
+            seen, changed = news, time.monotonic()
+            said = json.loads(news) if news else {}
+            if "done" in said and progress is not None and not free:
+                progress(FetchProgress(said["done"], said["total"], said["speed"], said["seconds_left"]))
+            if "code" in said and said["at"] >= since and free:
+                lock.release()
+                raise FetchError(said["sentence"], said["code"])
+        elif not free and time.monotonic() - changed > LIMITS.wait:
+            holder = f"process {json.loads(seen)['pid']}" if seen else "another process"
+            raise FetchError(
+                f"'{row_id}' is being downloaded by {holder}, which has stood still for {LIMITS.wait:.0f} s; end it, "
+                "then try again.",
+                "busy",
+            )
     try:
         yield
-    finally:
         base.with_suffix(".json").unlink(missing_ok=True)
+    except FetchError as error:
+        _publish(base, code=error.code, sentence=error.message)
+        raise
+    finally:
         lock.release()
 
 
-def _lock_base(target: Path) -> Path:
+def _notes(target: Path) -> Path:
+    """What the lock of a file and the news about it are called, without their endings."""
     return records.home() / "locks" / sha256(str(target).encode()).hexdigest()[:16]
+
+
+def _acquire(lock: FileLock, timeout: float) -> bool:
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        return False
+    return True
 
 
 def _read(base: Path) -> str:
@@ -174,10 +190,10 @@ def _read(base: Path) -> str:
         return ""
 
 
-def _tell(news: str, progress: Progress | None) -> None:
-    if news and progress is not None:
-        said = json.loads(news)
-        progress(FetchProgress(said["done"], said["total"], said["speed"], said["seconds_left"]))
+def _publish(base: Path, **said: Any) -> None:
+    """For the others that wait for the same file."""
+    with suppress(OSError):  # they wait without news; a full disk is the download's own affair
+        records.replace(base.with_suffix(".json"), json.dumps({"pid": os.getpid(), "at": time.time(), **said}))
 
 
 def _unwritable(row_id: str, folder: Path, error: OSError) -> FetchError:
@@ -219,7 +235,7 @@ def download(row: Checkpoint, target: Path, progress: Progress | None) -> str:
     if row.bytes is not None:
         _check_space(row.id, place, row.bytes)
     with _child(request) as messages:
-        ended = _follow(row, target, place, messages, progress)
+        ended = _follow(row, target, _notes(target), place, messages, progress)
     if "file" not in ended:
         raise FetchError(ended["sentence"], ended["code"])
     if not target.is_file():
@@ -228,10 +244,9 @@ def download(row: Checkpoint, target: Path, progress: Progress | None) -> str:
 
 
 def _follow(
-    row: Checkpoint, target: Path, place: Path, messages: queue.Queue[dict], progress: Progress | None
+    row: Checkpoint, target: Path, base: Path, place: Path, messages: queue.Queue[dict], progress: Progress | None
 ) -> dict[str, Any]:
     """Pass on what the child says, until its last word or a deadline."""
-    base = _lock_base(target)
     start = moved = time.monotonic()
     spoke = 0.0
     done, total = 0, None
@@ -271,7 +286,7 @@ def _follow(
             speed = _speed(window, now, done)
             left = (total - done) / speed if total is not None and speed > 0 else None
             said = FetchProgress(done, total, speed, left)
-            _publish(base, said, now)
+            _publish(base, **said.__dict__)
             if progress is not None:
                 progress(said)
 
@@ -283,13 +298,6 @@ def _speed(window: deque[tuple[float, int]], now: float, done: int) -> float:
         window.popleft()
     elapsed = now - window[0][0]
     return max(0.0, (done - window[0][1]) / elapsed) if elapsed > 0 else 0.0
-
-
-def _publish(base: Path, said: FetchProgress, now: float) -> None:
-    """For the other processes that wait for the same file."""
-    news = {"pid": os.getpid(), "at": now, **said.__dict__}
-    with suppress(OSError):  # they wait without figures; a full disk is the download's own affair
-        records.replace(base.with_suffix(".json"), json.dumps(news))
 
 
 def _server(row: Checkpoint) -> str:
