@@ -126,7 +126,7 @@ def pull(ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Checkpo
     wanted = [rows.find(name) for name in ids]
     wanted += [rows.find(other) for row in wanted for other in row.components.values()]
     done = []
-    for row in dict.fromkeys(wanted):
+    for row in {row.id: row for row in wanted}.values():
         with _meter() as meter:
             path = hub.fetch(row, progress=lambda event, row=row: meter.bytes(f"Fetching {row.id}", event))  # type: ignore[misc]
         found = hub.status(row)
@@ -365,6 +365,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit: 0, 2 for bad input, 130 for Ctrl-C."""
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == 130:  # the parser's own answer to Ctrl-C
+            raise KeyboardInterrupt
     except GanHubError as error:
         code = _fail(error.message)
     except (KeyboardInterrupt, typer.Abort):

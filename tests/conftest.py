@@ -60,3 +60,11 @@ class Case:
 def reference(shared):
     """`reference("stylegan2ada/cond_c5_r32.G")` is a `Case`."""
     return lambda name: Case(shared / "reference", name)
+
+
+@pytest.fixture(scope="session")
+def registry_file(tmp_path_factory):
+    """An owner's registry of tiny random networks: `tiny`, `tiny-classes`, `tiny-grey`."""
+    from tiny import write_registry
+
+    return write_registry(tmp_path_factory.mktemp("rows"))

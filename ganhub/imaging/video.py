@@ -83,7 +83,11 @@ class VideoWriter:
         self._size = size
         self._words = tempfile.TemporaryFile()  # noqa: SIM115  # closed in _end
         self._process = subprocess.Popen(
-            [*command, str(self._part)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._words
+            [*command, str(self._part)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._words,
+            start_new_session=True,  # a Ctrl-C is ours to handle
         )
 
     def close(self) -> Path:
