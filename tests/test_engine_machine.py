@@ -67,7 +67,7 @@ class EngineMachine(RuleBasedStateMachine):
     )
     def submit(self, checkpoint, visitor, kind):
         self.seed += 1
-        job = rig.job(self.seed, checkpoint, visitor, deadline=0.001 if kind == "late" else None)
+        job = rig.job(self.seed, checkpoint, visitor, deadline=1e-9 if kind == "late" else None)
         if kind in ("poison", "nan"):
             job.item["z"][0] = POISON if kind == "poison" else NAN
         if kind == "odd":
