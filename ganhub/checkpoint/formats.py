@@ -27,7 +27,7 @@ _BEGINNINGS = {
     b"\xff\xd8\xff": "is a picture, not a checkpoint",
     b"GGUF": "is a GGUF file of a language model, which is not read",
 }
-_PICKLE_STARTS = b"\x80(c]}[{IFSVULKMJNGXTCBi)lo"
+_PICKLE_STARTS = b"\x80(c]}IFSVULKMJNGXTCBi)lo"
 """First bytes of pickles; those of protocol 0 and 1 are read as far as it takes to name what they ask for."""
 
 
@@ -53,6 +53,8 @@ def refuse_others(data: memoryview) -> None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
         raise CheckpointError("is a web page, not a checkpoint; the address gave an error or a sign-in page")
+    if text.startswith((b"{", b"[")):
+        raise CheckpointError("is a text file (JSON), not a checkpoint")
     if head[:8] in (b"\3\0\0\0\1\0\0\0", b"\4\0\0\0\1\0\0\0"):
         raise CheckpointError("is a Torch7 file (.t7), which is not read yet")
     if b"ustar" in head[257:265]:

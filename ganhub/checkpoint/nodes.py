@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ganhub.errors import UnsafeCheckpoint
 
-INSTRUCTIONS = 1_000_000
+INSTRUCTIONS = 600_000
 LIMITS = {
     "memo entries": 500_000,
     "bytes of text": 64 << 20,

@@ -17,6 +17,8 @@ from ganhub.errors import CheckpointError, UnsafeCheckpoint
 
 VERSION = 1
 """Of the converter; a cached file of another one is made anew."""
+TIMEOUT = 30
+"""Seconds for any file, and one more for every 10 MB."""
 START = "import sys; sys.path.insert(0, sys.argv[1]); from ganhub.checkpoint.child import main; sys.exit(main())"
 
 
@@ -71,7 +73,7 @@ def _run(file: BinaryIO, out: BinaryIO, name: str) -> dict[str, Any]:
     size = os.fstat(file.fileno()).st_size
     root = str(Path(ganhub.__file__).parent.parent)
     environment = {k: v for k, v in os.environ.items() if k == "SYSTEMROOT"}  # Windows does not start without
-    seconds = 30 + size / 10e6
+    seconds = TIMEOUT + size / 10e6
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", START, root],

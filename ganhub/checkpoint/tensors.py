@@ -80,14 +80,25 @@ def save_ours(path: Path, networks: Mapping[str, Network], extra: Mapping[str, A
         raise CheckpointError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name in its header stands twice")
+    return found
+
+
 def _load(path: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8))[0]
-    if length > MAX_HEADER:
-        raise UnsafeCheckpoint(f"{name} is refused: its header of {length:,} bytes is larger than any network needs.")
+        if length > MAX_HEADER:
+            raise UnsafeCheckpoint(
+                f"{name} is refused: its header of {length:,} bytes is larger than any network needs."
+            )
+        header = file.read(length)
     try:
+        json.loads(header, object_pairs_hook=_unique)
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, ValueError, RuntimeError, KeyError, OverflowError) as error:
+    except (SafetensorError, ValueError, RuntimeError, KeyError, OverflowError, RecursionError) as error:
         text = str(error).encode("ascii", "replace").decode()[:120].rstrip(".")
         raise CheckpointError(f"{name} is a damaged safetensors file ({text}); get it again.") from None

@@ -71,9 +71,11 @@ class Archive:
         spans.sort()
         if spans and spans[0][0] != 0:
             raise UnsafeCheckpoint("is a zip archive with other data before its first record")
-        for (_, before), (after, _) in zip(spans, spans[1:] + [(offset, 0)], strict=True):
-            if before > after:
+        reached = 0
+        for begin, finish in [*spans, (offset, offset)]:
+            if begin < reached:
                 raise UnsafeCheckpoint("is a zip archive whose records overlap")
+            reached = finish
 
     def _entry(self, place: int, stop: int) -> tuple[int, Record]:
         head = self.data[place : place + 46]
