@@ -40,4 +40,4 @@ def gpu(function: Callable[..., Any], duration: Any = 60) -> Callable[..., Any]:
         function: what needs the device.
         duration: seconds to ask for, or a function of the same arguments that tells them.
     """
-    return spaces.GPU(duration=duration)(function) if ACTIVE else function
+    return spaces.GPU(duration=duration)(function) if ACTIVE else function  # type: ignore[attr-defined]

@@ -41,7 +41,7 @@ def publish(context: Context, first: str) -> None:
         "mix": ["checkpoint", "rows", "cols", "layers", *shared],
         "interpolate": ["checkpoint", "seeds", "frames", "fps", "loop", "easing", "space", "method", *shared],
     }
-    outputs = {"generate_one": [picture], "interpolate": [picture, video, about]}
+    outputs: dict[str, list[Any]] = {"generate_one": [picture], "interpolate": [picture, video, about]}
     for name, wanted in inputs.items():
         gr.Button(visible=False).click(
             getattr(api, name),

@@ -49,7 +49,7 @@ DEFAULTS: dict[str, Any] = {
     "checkpoint": "",
     "seeds": "0-7",
     "psi": 1.0,
-    "cutoff": None,
+    "cutoff": "",
     "label": None,
     "noise_mode": "const",
     "precision": "exact",
@@ -81,8 +81,8 @@ def request_of_settings(
     """
     how: dict[str, Any] = {
         "psi": number("psi", settings["psi"]),
-        "cutoff": _whole(settings["cutoff"]),
-        "label": _whole(settings["label"]),
+        "cutoff": _whole("cutoff", settings["cutoff"]),
+        "label": _whole("class", settings["label"]),
         "noise_mode": settings["noise_mode"],
         "precision": settings["precision"],
         "visitor": visitor,
@@ -106,8 +106,8 @@ def request_of_settings(
         request = InterpolateRequest(
             checkpoint,
             seeds=page_seeds(settings["seeds"], least=2),
-            frames=_whole(settings["frames"]),  # type: ignore[arg-type]  # None is refused by the request itself
-            fps=_whole(settings["fps"]),  # type: ignore[arg-type]
+            frames=_whole("number of frames", settings["frames"]),  # type: ignore[arg-type]  # None is refused
+            fps=_whole("frames per second", settings["fps"]),  # type: ignore[arg-type]
             loop=bool(settings["loop"]),
             easing=settings["easing"],
             space=None if settings["space"] == AUTO else settings["space"],
@@ -149,7 +149,10 @@ def checked(values: Mapping[str, Any], registry: Registry) -> tuple[dict[str, An
     found: dict[str, Any] = {}
     refused = []
     for name in DEFAULTS:
-        if values.get(name) is None:
+        if name not in values:
+            continue
+        if values[name] is None:
+            found[name] = DEFAULTS[name]
             continue
         text = str(values[name])
         try:
@@ -224,9 +227,18 @@ def number(name: str, value: Any) -> float:
     return round(found, 4)
 
 
-def _whole(value: Any) -> int | None:
-    """A control's number as int; Gradio gives whole numbers as float now and then."""
-    return None if value is None else int(value)
+def _whole(name: str, value: Any) -> int | None:
+    """A whole number from a control; an empty one is None.
+
+    Raises:
+        BadInput: something else.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        return int(str(value)) if not isinstance(value, float) else int(value)
+    except (ValueError, OverflowError):
+        raise BadInput(f"The {name} '{str(value)[:40]}' must be a whole number, or empty.") from None
 
 
 def _within(count: int, most: int, what: str, remedy: str) -> None:

@@ -111,9 +111,9 @@ class GenerateTab:
         styles, classes = self.has_styles(row), class_choices(row, None)
         self.seeds = seed_row("generate", DEFAULTS["seeds"])
         controls["seeds"] = self.seeds.text
-        with gr.Group(visible=False, elem_classes="loaded") as self.from_file:
+        with gr.Row(visible=False, elem_classes="loaded") as self.from_file:
             self.from_file_words = gr.Markdown()
-            self.forget = gr.Button("Back to seeds", size="sm")
+            self.forget = gr.Button("Back to seeds", size="sm", min_width=110, scale=0)
         controls["make"] = gr.Radio(
             self.possible(row),
             value="generate",
@@ -140,13 +140,11 @@ class GenerateTab:
             self.random = gr.Button("Random", scale=2, elem_id="generate-random", min_width=90)
             self.stop = gr.Button("Stop", interactive=False, scale=1, elem_id="generate-stop", min_width=70)
         with gr.Accordion("More", open=False, elem_id="generate-more"):
-            controls["cutoff"] = gr.Number(
-                None,
+            controls["cutoff"] = gr.Textbox(
+                "",
                 label="Truncate only the first layers (cutoff)",
-                info="Empty for all layers",
-                precision=0,
-                minimum=0,
-                maximum=64,
+                info="How many; empty for all",
+                placeholder="all",
                 visible=styles,
             )
             controls["noise_mode"] = gr.Dropdown(
@@ -162,12 +160,10 @@ class GenerateTab:
                 label="Precision",
                 info="Fast rounds more; no eye sees it. Not every network has it.",
             )
+        with gr.Accordion("Settings from a file", open=False, elem_id="generate-file"):
+            gr.Markdown("Drop a picture, a video or latents made here, and every control is set as it was.")
             self.drop = gr.File(
-                file_types=ACCEPTED,
-                type="filepath",
-                height=120,
-                elem_id="generate-drop",
-                label="Drop a picture, video or latents file made here: all settings come back",
+                file_types=ACCEPTED, type="filepath", height=110, show_label=False, elem_id="generate-drop"
             )
 
     def _lay_out_groups(self) -> None:
@@ -298,8 +294,8 @@ class GenerateTab:
             self.use_seed, [self.picked, controls["psi"]], [seeds.text, seeds.count, controls["psi"]], **QUIET
         )
         from_file = [*values, seeds.count, self.loaded, self.from_file, self.from_file_words, self.note]
-        self.drop.upload(self.dropped, self.drop, from_file, **slow).success(**fit)
-        self.forget.click(lambda: (None, gr.Group(visible=False)), None, [self.loaded, self.from_file], **QUIET)
+        self.drop.upload(self.dropped, [self.drop, checkpoint], from_file, **slow).success(**fit)
+        self.forget.click(lambda: (None, gr.Row(visible=False)), None, [self.loaded, self.from_file], **QUIET)
         context.warm.append(self.example)
 
     def _address(self, copy: bool) -> str:
@@ -325,6 +321,7 @@ class GenerateTab:
     ) -> list[Any]:
         styles, classes, possible = self.has_styles(row), class_choices(row, facts), self.possible(row)
         first = 0 if classes else None
+        slider: dict[str, Any] = {} if psi is None else {"value": psi}
         return [
             card(row, facts),
             gr.Radio(
@@ -332,8 +329,8 @@ class GenerateTab:
                 value=make if make in [name for _words, name in possible] else "generate",
                 info=None if styles else NO_STYLES,
             ),
-            gr.Slider(**({} if psi is None else {"value": psi}), visible=styles and make != "sweep"),
-            gr.Number(visible=styles),
+            gr.Slider(**slider, visible=styles and make != "sweep"),
+            gr.Textbox(visible=styles),
             gr.Dropdown(visible=styles),
             gr.Dropdown(classes, value=label if label in range(len(classes)) else first, visible=bool(classes)),
         ]
@@ -391,7 +388,7 @@ class GenerateTab:
     ) -> Iterator[dict[Any, Any]]:
         row = self.context.registry.find(settings["checkpoint"])
         if not self.has_styles(row):
-            settings = {**settings, "psi": 1.0, "cutoff": None, "noise_mode": "const"}
+            settings = {**settings, "psi": 1.0, "cutoff": "", "noise_mode": "const"}
         make = settings["make"]
         request = request_of_settings(settings, who, folder / f"{row.id}_interpolation.mp4", latents)
         began = looked = time.monotonic()
@@ -468,24 +465,25 @@ class GenerateTab:
     def opened(self, request: gr.Request) -> list[Any]:
         """Controls as the page's address names them."""
         found, _refused = checked(dict(request.query_params), self.context.registry)
+        if found:
+            found = {**DEFAULTS, "checkpoint": self.picker.choice.value, **found}
         return [*self._restored(found), bool(found)]
 
     @sentences
     def first_sight(self, data: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
-        """The pictures of an address that names settings, where they are quickly made; else the example."""
-        if not data[self.restored]:
-            example = self.example()
-            with work_folder() as folder:
-                words = "A first look. Press Generate for more, or Random for a surprise."
-                yield {**self._whole(example, folder), self.note: note(words)} if example else {self.note: note("")}
-            return
+        """What an address that names settings asks for, where it is quickly made; else the example."""
         row = self.context.registry.find(data[self.controls["checkpoint"]])
-        if not hub.status(row).on_disk:
-            yield {self.note: note(f"Press Generate: {row.title} ({size_words(row.bytes)}) is fetched first.")}
-        elif data[self.controls["make"]] != "generate":
-            yield {self.note: note("All is set as in the link. Press Generate.")}
-        else:
+        here = hub.status(row).on_disk
+        if data[self.restored] and here and data[self.controls["make"]] != "interpolate":
             yield from self.make(data, request)
+            return
+        words = "A first look. Press Generate for more, or Random for a surprise."
+        if data[self.restored]:
+            fetched = "" if here else f" {row.title} ({size_words(row.bytes)}) is fetched first."
+            words = f"All is set as in the link. Press Generate.{fetched}"
+        example = self.example()
+        with work_folder() as folder:
+            yield {**(self._whole(example, folder) if example else {}), self.note: note(words if example else "")}
 
     def _restored(self, found: dict[str, Any]) -> list[Any]:
         """Updates of every control, and of the count of seeds."""
@@ -506,12 +504,13 @@ class GenerateTab:
     # Files dropped, pictures chosen
 
     @sentences
-    def dropped(self, file: str) -> list[Any]:
+    def dropped(self, file: str, checkpoint: str) -> list[Any]:
         """All controls as they were when a file was made."""
         latents = None
+        settings: dict[str, Any]
         if file.lower().endswith(".npz"):
             latents = load_latents(file, Path(file).name)
-            settings = {"make": "generate", "checkpoint": latents.checkpoint or None, "psi": latents.psi}
+            settings = {"make": "generate", "checkpoint": latents.checkpoint or checkpoint, "psi": latents.psi}
             settings |= {"cutoff": latents.cutoff, "label": latents.label}
         else:
             settings = settings_of_request(request_of(imaging.read_provenance(file, Path(file).name)))
@@ -522,7 +521,7 @@ class GenerateTab:
         if refused:
             words = f"The settings of {Path(file).name} are back, but for {', '.join(refused)}: beyond this page."
         banner = f"**{len(latents)} latents** ({latents.space}) from {Path(file).name} are used." if latents else ""
-        return [*self._restored(found), latents, gr.Group(visible=latents is not None), banner, note(words)]
+        return [*self._restored(found), latents, gr.Row(visible=latents is not None), banner, note(words)]
 
     def selected(self, made: list[dict[str, Any]], event: gr.SelectData) -> tuple[Any, Any]:
         about = made[event.index] if event.index < len(made) else {}
