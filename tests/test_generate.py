@@ -204,6 +204,7 @@ def test_interpolation_as_video(engine, tmp_path):
     file = tmp_path / "way.mp4"
     request = InterpolateRequest("tiny-grey", seeds=[0, 1, 2], frames=5, loop=True, fps=12, file=file, strip=4)
     result = last(pipeline.interpolate(engine, request))
+    assert [path.name for path in result.save(tmp_path / "saved")] == ["tiny-grey_strip.png"]
     assert result.video == file and file.stat().st_size > 1000 and result.frames == 15 and not result.pictures
     about = imaging.read_provenance(file)
     assert about == result.about and about["space"] == "z" and about["method"] == "slerp" and about["loop"] is True

@@ -420,7 +420,7 @@ def _interpolate(source: _Source, request: InterpolateRequest) -> Events[Interpo
             yield event
     sheet = imaged(imaging.strip(strip), whole, f"{source.row.id}_strip") if strip else None
     file = Path(request.file) if request.file else None
-    return InterpolateResult(request, pictures, video=file, strip=sheet, frames=len(way), about=whole)
+    return InterpolateResult(request, pictures, sheet, video=file, frames=len(way), about=whole)
 
 
 _shared: dict[tuple[str, str], list[Any]] = {}

@@ -290,13 +290,17 @@ class MixResult(Result):
 
 @dataclass(frozen=True)
 class InterpolateResult(Result):
-    """A video; its single frames are in `pictures` only where no file was asked for."""
+    """A video, and its strip as `grid`; single frames are in `pictures` only where no file was asked for."""
 
     video: Path | None = None
-    strip: Picture | None = None
     frames: int = 0
     about: dict[str, Any] = field(default_factory=dict)
     """Provenance of the whole."""
+
+    @property
+    def strip(self) -> Picture | None:
+        """Pictures of the way side by side; None where none were asked for."""
+        return self.grid
 
 
 def number(name: str, value: Any, low: float, high: float) -> None:
