@@ -17,7 +17,7 @@ from ganhub import hub
 from ganhub.errors import FetchError
 from ganhub.hub import download, records, transfer
 from ganhub.hub.transfer import FetchProgress, Limits
-from ganhub.registry import Checkpoint
+from ganhub.registry import Checkpoint, PathSource, UrlSource, load_registry
 
 CONTENT = bytes(range(256)) * 8192  # 2 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -636,3 +636,39 @@ def test_reasons_that_no_server_gives():
     for code, error in told.items():
         refused = download.explain(error, request)
         assert refused.code == code and SECRET not in refused.sentence
+
+
+# --- real files
+
+
+@pytest.mark.slow
+def test_real_files_are_what_the_registry_says(shared, server):
+    """Every row whose file is at hand, brought through a server and verified against its own hash."""
+    known = {one.sha256: one for one in load_registry() if isinstance(one.source, UrlSource) and one.sha256}
+    brought = []
+    for file in sorted((shared / "weights").rglob("*")):
+        content = file.read_bytes() if file.is_file() else b""
+        one = known.get(hashlib.sha256(content).hexdigest())
+        if one is not None:
+            assert one.bytes == len(content), one.id
+            name = transfer.file_name(one.source.url)
+            url = UrlSource(url=server.add_plain(f"/{one.id}/{name}", content))
+            assert hub.fetch(one.model_copy(update={"source": url})).read_bytes() == content
+            brought.append(one.id)
+    assert {"realesr-animevideov3", "direction-smile", "lpips-vgg", "blazeface-back", "srgan-leftthomas-x4"} <= set(
+        brought
+    )
+
+
+def test_real_files_that_are_wrong(shared):
+    samples = shared / "weights" / "negative_samples"
+    official = load_registry().find("realesr-animevideov3")
+    for name, code in [
+        ("realesr-animevideov3.rezipped-deflate.pth", "truncated"),
+        ("git-lfs-pointer.generator.pth", "lfs_pointer"),
+    ]:
+        source = PathSource(path=str(samples / name))
+        fails(official.model_copy(update={"source": source}), code)
+        fails(
+            official.model_copy(update={"source": source, "bytes": None}), "wrong_hash" if code == "truncated" else code
+        )
