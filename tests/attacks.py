@@ -249,7 +249,7 @@ def bombs() -> dict[str, tuple[bytes, str]]:
     keys = {"a" * 8: 1}
     again = op.module(modules=Raw(b"j\1\0\0\0"))
     values = {
-        "laughs of tuples": (in_net(laughs(b"X\1\0\0\0a", b"t", 12)), "more than 500,000 values"),
+        "laughs of tuples": (in_net(laughs(b"X\1\0\0\0a", b"t", 12)), "more than 250,000 values"),
         "laughs of large texts": (in_net(laughs(long, b"t", 5)), "names and settings"),
         "laughs as a key": (in_net(Raw(b"}" + laughs(b"N", b"t", 12).code + b"Ns")), "dictionary key"),
         "deep lists": (head + b"]" * 290_000 + b"a" * 289_999 + b".", "without end"),

@@ -14,7 +14,7 @@ LIMITS = {
     "keys that are tuples, bytes or fractions": 1_000,
     "nested streams": 20_000,
     "unpacked bytes": 256 << 20,
-    "values": 500_000,
+    "values": 250_000,
     "characters of names and settings": 4 << 20,
 }
 LONG_TEXT = 1 << 20
