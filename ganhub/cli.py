@@ -456,7 +456,8 @@ def _follow(
                 return written, event
             if event.picture is not None and out is not None:
                 written.append(_written(event.picture, out, kind))
-            meter.show(event.message, event.done, event.total, event.seconds_left)
+            rate = f", {event.speed:.1f}/s" if event.speed else ""
+            meter.show(event.message + rate, event.done, event.total, event.seconds_left)
     raise AssertionError("a pipeline ends with its result")
 
 
@@ -511,7 +512,7 @@ class _Meter:
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
-        self.began = self.last = time.monotonic()
+        self.last = time.monotonic()
         self.width = 0
 
     def show(self, message: str, done: int = 0, total: int = 0, seconds_left: float | None = None) -> None:
@@ -520,11 +521,7 @@ class _Meter:
         if now - self.last < (0.1 if self.live else 5.0) and not finished:
             return
         self.last = now
-        words = message
-        if done and "/s" not in message:
-            words += f", {done / max(now - self.began, 1e-6):.1f}/s"
-        if seconds_left:
-            words += f", {_duration(seconds_left)} left"
+        words = message + (f", {_duration(seconds_left)} left" if seconds_left else "")
         if self.live:
             print(f"\r{words.ljust(self.width)}", end="", file=sys.stderr, flush=True)
             self.width = len(words)

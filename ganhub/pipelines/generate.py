@@ -14,6 +14,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
@@ -154,32 +155,41 @@ def imaged(image: Image.Image, provenance: dict[str, Any], name: str) -> Picture
     return Picture(image, provenance, name)
 
 
+_facts: WeakKeyDictionary[Any, dict[tuple[str, str | None], dict[str, Any]]] = WeakKeyDictionary()
+"""What engines have told of their checkpoints: a second request must not wait its turn twice."""
+
+
 def _open(engine: Engine, request: Request) -> Generator[Progress, None, _Source]:
     """Load the checkpoint, which fetches it where it is not here, and check that the request fits it."""
     row = engine.registry.find(request.checkpoint)
-    yield Progress(0, 0, f"Opening {row.title}")
-    job = Job(row.id, "describe", {}, visitor=request.visitor, precision=request.precision)
-    facts: dict[str, Any] = {}
-    with closing(_answers(engine, [job])) as answers:
-        for answer in answers:
-            if answer is None:
-                yield _loading(engine, row)
-            else:
-                facts = answer
+    known = _facts.setdefault(engine, {})
+    facts = known.get((row.id, request.precision))
+    if facts is None:
+        yield Progress(0, 0, f"Opening {row.title}")
+        job = Job(row.id, "describe", {}, visitor=request.visitor, precision=request.precision)
+        with closing(_answers(engine, [job])) as answers:
+            for answer in answers:
+                if answer is None:
+                    yield _loading(engine, row)
+                else:
+                    facts = known[row.id, request.precision] = answer
+    assert facts is not None, "a job is answered or fails"
     _fits(row, facts, request)
     return _Source(engine, row, row.sha256 or hub.status(row).sha256 or "", facts)
 
 
 def _loading(engine: Engine, row: Checkpoint) -> Progress:
     """How far the engine is with a checkpoint."""
-    state: dict[str, Any] = next((s for s in engine.status()["loading"] if s["checkpoint"] == row.id), {})
+    status = engine.status()
+    state: dict[str, Any] = next((s for s in status["loading"] if s["checkpoint"] == row.id), {})
+    if not state:
+        return Progress(0, 0, f"Waiting, {status['waiting']} in the queue")
     done, total = state.get("done") or 0, state.get("total") or row.bytes or 0
     if state.get("stage") != "fetch" or not done:
         return Progress(0, 0, f"Opening {row.title}")
     speed = state.get("speed")
-    words = f"Fetching {row.title}: {done / 1e6:.0f} of {total / 1e6:.0f} MB" + (
-        f", {speed / 1e6:.1f} MB/s" if speed else ""
-    )
+    words = f"Fetching {row.title}: {done / 1e6:.0f} of {total / 1e6:.0f} MB"
+    words += f", {speed / 1e6:.1f} MB/s" if speed else ""
     return Progress(done, total, words, seconds_left=state.get("seconds_left"))
 
 
@@ -254,13 +264,15 @@ def _pictures(
     with closing(_answers(source.engine, jobs)) as answers:
         for pixels in answers:
             if pixels is None:
-                yield Progress(done, total, f"{done} of {total} pictures", seconds_left=left)
+                waiting = Progress(done, total, f"{done} of {total} pictures", seconds_left=left)
+                yield waiting if done else _loading(source.engine, source.row)
                 continue
             provenance, name = next(details)
             done += 1
-            left = (time.monotonic() - began) / done * (total - done)
+            speed = done / max(time.monotonic() - began, 1e-6)
+            left = (total - done) / speed
             picture = source.picture(pixels, provenance, name)
-            yield Progress(done, total, f"{done} of {total} pictures", picture, done - 1, left)
+            yield Progress(done, total, f"{done} of {total} pictures", picture, done - 1, left, speed)
 
 
 def _collect(events: Iterator[Progress], keep: bool = True) -> Generator[Progress, None, list[Picture]]:

@@ -225,12 +225,15 @@ class Progress:
 
     done: int
     total: int
+    """Pictures; bytes while a checkpoint is fetched; 0 while neither is known."""
     message: str
     picture: Picture | None = None
     """The picture just finished."""
     index: int | None = None
     """Its place in the result."""
     seconds_left: float | None = None
+    speed: float | None = None
+    """Pictures a second."""
 
 
 @dataclass(frozen=True)
