@@ -364,6 +364,12 @@ PNG = saved(picture(), "PNG")
 WEBP = saved(picture(), "WEBP", lossless=True)
 NAUGHTY_EXIF = b"Exif\0\0" + b"MM\0*\0\0\0\x08" + b"\xff" * 200
 
+
+def giant_webp(side=12_000):
+    """A lossless WebP whose header claims a square of this side (14 bits each, less one)."""
+    return WEBP[:21] + ((side - 1) | (side - 1) << 14 | 0 << 28).to_bytes(4, "little") + WEBP[25:]
+
+
 GOOD = {
     "jpeg": JPEG,
     "png": PNG,
@@ -428,6 +434,7 @@ BAD = {
     "png bomb": (saved(Image.new("1", (13_000, 13_000)), "PNG"), "too_many_pixels"),
     "jpeg bomb": (saved(Image.new("L", (12_000, 12_000)), "JPEG", quality=5), "too_many_pixels"),
     "just under Pillow's own limit": (saved(Image.new("1", (9_400, 9_400)), "PNG"), "too_many_pixels"),
+    "webp bomb": (giant_webp(), "too_many_pixels"),
     "header of a giant": (PNG[:16] + struct.pack(">II", 2**31 - 1, 2**31 - 1) + PNG[24:], None),
     "too many bytes": (PNG + bytes(21 * 2**20), "too_many_bytes"),
 }

@@ -175,10 +175,10 @@ def _find(stream: BinaryIO, name: str) -> str | None:
     stream.seek(0)
     head = stream.read(12)
     stream.seek(0)
-    if size > MAX_FILE_BYTES:
-        raise BadInput(f"{name} is too large to be read here; the limit is {MAX_FILE_BYTES >> 20} MB.")
     if head[4:8] == b"ftyp":
         return _mp4_comment(stream, size)
+    if size > MAX_FILE_BYTES:
+        raise BadInput(f"{name} is too large for a picture; the limit is {MAX_FILE_BYTES >> 20} MB.")
     try:
         with warnings.catch_warnings(), Image.open(stream, formats=("PNG", "JPEG", "WEBP")) as image:
             warnings.simplefilter("ignore")

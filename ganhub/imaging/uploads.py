@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ganhub.errors import BadInput
 
@@ -130,10 +130,8 @@ def _decode(image: Image.Image, max_side: int | None, keep_alpha: bool) -> Image
     if max_side:
         image.draft("RGB", (max_side, max_side))  # JPEG only: decodes at a half, a quarter or an eighth
     image.load()
-    try:
+    if _orientation(image) in range(2, 9):
         image = ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF is no reason to refuse a good picture
-        image = image.copy()
     if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     if image.has_transparency_data:
@@ -144,6 +142,12 @@ def _decode(image: Image.Image, max_side: int | None, keep_alpha: bool) -> Image
         image = image.convert("RGB")
     if max_side and max(image.size) > max_side:
         image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    plain = Image.new(image.mode, image.size)
-    plain.paste(image)
-    return plain
+    image.info = {}  # convert() made a copy that had only this of the file
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF is no reason to refuse a good picture
+        return 1
