@@ -435,6 +435,7 @@ BAD = {
     "jpeg bomb": (saved(Image.new("L", (12_000, 12_000)), "JPEG", quality=5), "too_many_pixels"),
     "just under Pillow's own limit": (saved(Image.new("1", (9_400, 9_400)), "PNG"), "too_many_pixels"),
     "webp bomb": (giant_webp(), "too_many_pixels"),
+    "large webp": (giant_webp(4_500), "too_many_pixels"),
     "header of a giant": (PNG[:16] + struct.pack(">II", 2**31 - 1, 2**31 - 1) + PNG[24:], None),
     "too many bytes": (PNG + bytes(21 * 2**20), "too_many_bytes"),
 }
