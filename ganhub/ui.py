@@ -62,14 +62,14 @@ def build_app(
     Raises:
         GanHubError: the registry or a tab is wrong; names the file.
     """
+    if not isinstance(registry, Registry):
+        registry = load_registry(registry)
     _environment()
     import gradio as gr
 
     from ganhub.tabs import Context
     from ganhub.tabs._widgets import QUIET, tab_of_address
 
-    if not isinstance(registry, Registry):
-        registry = load_registry(registry)
     if engine is None:
         from ganhub.engine import Engine
         from ganhub.engine.elsewhere import call
@@ -84,7 +84,7 @@ def build_app(
                 elem_id="brand",
                 min_width=200,
             )
-            status = gr.HTML(lambda: status_line(engine), elem_id="status", min_width=200)
+            status = gr.HTML(status_line(engine), elem_id="status", min_width=200)
         with gr.Tabs(elem_id="tabs") as bar:
             for slug, tab in tabs.items():
                 with gr.Tab(tab.TITLE, id=slug, elem_id=f"tab-{slug}"):
@@ -93,7 +93,7 @@ def build_app(
                     contexts.append(context)
         gr.HTML(f"<p>{html.escape(FOOTER)}</p>", elem_id="notice")
         demo.load(tab_of_address(list(tabs)), None, bar, **QUIET)
-        gr.Timer(10).tick(lambda: status_line(engine), None, status, **QUIET)
+        gr.on([demo.load, gr.Timer(10).tick], lambda: status_line(engine), None, status, **QUIET)
     demo.warm = [task for context in contexts for task in context.warm]
     return demo
 

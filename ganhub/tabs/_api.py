@@ -1,12 +1,14 @@
-"""The Generate tab for programs: named endpoints over HTTP, which are also the MCP tools.
+"""The Generate tab for programs: named endpoints over HTTP, and MCP tools that agents can see with.
 
-Each answers with a picture (so that an agent sees it), with files as they were written, provenance inside, and with
-their provenance as JSON. Components are hidden; their names are those of the function's arguments.
+`generate`, `sweep`, `mix` and `interpolate` answer with a sheet, with every file as it was written, and with their
+provenance as JSON. MCP hands pictures over only where an endpoint has one single output, so each has a twin for agents
+that answers with its sheet alone. Components are hidden; their names are those of the functions' arguments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -19,9 +21,17 @@ from ganhub.tabs import Context
 from ganhub.tabs._settings import AUTO, DEFAULTS, MAKES, RUNS, request_of_settings
 from ganhub.tabs._widgets import licence_words, sentences, visitor, work_folder
 
+SHEETS = {
+    "generate": "generate_sheet",
+    "sweep": "sweep_sheet",
+    "mix": "mix_sheet",
+    "interpolate": "interpolation_strip",
+}
+"""Endpoints with several outputs, and their twins for agents."""
+
 
 def publish(context: Context, first: str) -> None:
-    """Add the endpoints list_checkpoints, generate_one, generate, sweep, mix and interpolate to the current page.
+    """Add list_checkpoints, generate_one, generate, sweep, mix, interpolate and the twins to the current page.
 
     Args:
         context: of the tab.
@@ -43,13 +53,14 @@ def publish(context: Context, first: str) -> None:
     }
     outputs: dict[str, list[Any]] = {"generate_one": [picture], "interpolate": [picture, video, about]}
     for name, wanted in inputs.items():
+        function = getattr(api, name)
+        given: dict[str, Any] = {"inputs": [controls[w] for w in wanted], "show_progress": "hidden"}
         gr.Button(visible=False).click(
-            getattr(api, name),
-            [controls[w] for w in wanted],
-            outputs.get(name, [picture, files, about]),
-            api_name=name,
-            show_progress="hidden",
+            function, outputs=outputs.get(name, [picture, files, about]), api_name=name, **given
         )
+        if name in SHEETS:
+            twin = sheet_of(function, SHEETS[name])
+            gr.Button(visible=False).click(twin, outputs=picture, api_name=SHEETS[name], **given)
     gr.api(api.list_checkpoints, api_name="list_checkpoints")
 
 
@@ -85,6 +96,25 @@ def hidden(first: str) -> dict[str, Any]:
         "space": choice(AUTO, AUTO, "z", "w"),
         "method": choice(AUTO, AUTO, "linear", "slerp", "spline"),
     }
+
+
+def over_http(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps an endpoint out of the list of MCP tools, which take every named endpoint else."""
+    function._mcp_type = "endpoint"  # type: ignore[attr-defined]
+    return function
+
+
+def sheet_of(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The twin of an endpoint that answers with its first output alone."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for answer in function(*args, **kwargs):
+            yield answer[0]
+
+    call.__name__ = name
+    call._mcp_type = "tool"  # type: ignore[attr-defined]
+    return call
 
 
 class Api:
@@ -149,6 +179,7 @@ class Api:
             result = self._run(values, request, folder)
             yield str(result.pictures[0].save(folder))
 
+    @over_http
     @sentences
     def generate(
         self,
@@ -177,6 +208,7 @@ class Api:
         """
         yield from self._sheet(_values(locals(), make="generate"), request)
 
+    @over_http
     @sentences
     def sweep(
         self,
@@ -205,6 +237,7 @@ class Api:
         """
         yield from self._sheet(_values(locals(), make="sweep", psi=1.0), request)
 
+    @over_http
     @sentences
     def mix(
         self,
@@ -237,6 +270,7 @@ class Api:
         """
         yield from self._sheet(_values(locals(), make="mix", seeds=rows), request)
 
+    @over_http
     @sentences
     def interpolate(
         self,
