@@ -401,22 +401,21 @@ def test_an_address_goes_on_in_the_next_call(server):
     assert asked == f"bytes={len(CONTENT) // 2}-"
 
 
-@pytest.mark.parametrize("change", ["the file", "no_range"])
-def test_an_address_starts_anew_when_it_must(server, change):
-    url = server.add_plain("/files/model.pt", CONTENT)
-    server.fault("GET", "cut", times=1)
-    if change == "no_range":
-        server.fault("GET", "no_range")
-        assert hub.fetch(row({"url": url}, sha256=SHA256)).read_bytes() == CONTENT
-        return
-    with pytest.raises(FetchError):
-        transfer_limits = Limits(answer=3, retries=0)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(transfer, "LIMITS", transfer_limits)
-            hub.fetch(row({"url": url}))
+@pytest.mark.parametrize("why", ["the file is another", "no_range", "no_etag"])
+def test_an_address_starts_anew_when_it_must(server, monkeypatch, why):
+    one = row({"url": server.add_plain("/files/model.pt", CONTENT)})
+    if why == "no_etag":
+        server.fault("GET", "cut_no_etag", times=1)
+    else:
+        server.fault("GET", "cut", times=1)
+    monkeypatch.setattr(transfer, "LIMITS", Limits(answer=3, retries=0))
+    fails(one, "connection_lost", "broke the connection off")
     other = CONTENT[::-1]
     server.add_plain("/files/model.pt", other)
-    assert hub.fetch(row({"url": url})).read_bytes() == other
+    if why == "no_range":
+        server.fault("GET", "no_range")
+    assert hub.fetch(one).read_bytes() == other
+    assert ("range" in server.requests[-1].headers) == (why != "no_etag")
 
 
 def test_a_server_that_always_cuts_is_followed_to_the_end(server):
@@ -562,6 +561,8 @@ def test_the_child_ends_with_its_parent(server):
 def test_a_child_that_dies_is_told(server, monkeypatch):
     monkeypatch.setattr(transfer.sys, "executable", "/bin/false")
     fails(row(), "fetch", "ended early", "exit code 1")
+    monkeypatch.setattr(transfer.sys, "executable", "/bin/none")
+    fails(row(), "fetch", "no process can be started", "No such file")
 
 
 # --- leftovers and records

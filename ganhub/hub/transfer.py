@@ -145,14 +145,15 @@ def one_at_a_time(row_id: str, target: Path, progress: Progress | None) -> Itera
     while not free:
         free = _acquire(lock, 0.2)
         news = _read(base)
+        said = json.loads(news) if news else {}
+        if "code" in said and said["at"] >= since:
+            if free:
+                lock.release()
+            raise FetchError(said["sentence"], said["code"])
         if news != seen:
             seen, changed = news, time.monotonic()
-            said = json.loads(news) if news else {}
             if "done" in said and progress is not None and not free:
                 progress(FetchProgress(said["done"], said["total"], said["speed"], said["seconds_left"]))
-            if "code" in said and said["at"] >= since and free:
-                lock.release()
-                raise FetchError(said["sentence"], said["code"])
         elif not free and time.monotonic() - changed > LIMITS.wait:
             holder = f"process {json.loads(seen)['pid']}" if seen else "another process"
             raise FetchError(
@@ -330,13 +331,19 @@ def _child(request: dict[str, Any]) -> Iterator[queue.Queue[dict]]:
         environment["HF_HUB_DISABLE_SYMLINKS"] = "1"
     messages: queue.Queue[dict] = queue.Queue()
     with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("download.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            env=environment,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("download.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                env=environment,
+            )
+        except OSError as error:
+            raise FetchError(
+                f"'{request['row']}': no process can be started for the download ({error.strerror or error}); free "
+                "some memory, then try again."
+            ) from error
         assert process.stdin is not None and process.stdout is not None
         listener = threading.Thread(
             target=_listen, args=(process, complaints, request["row"], messages), daemon=True, name="ganhub-download"
