@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from ganhub import models
 from ganhub.engine import Engine, elsewhere
 from ganhub.engine import device as devices
 from ganhub.engine.cache import Cache, Key, Loaded
@@ -287,19 +288,35 @@ def test_unload_frees_and_the_next_job_loads_again():
         assert reader.calls == ["conv", "conv"]
 
 
-def test_the_first_picture_out_of_memory_evicts_and_tries_again():
-    class Cramped(rig.Reader):
-        def __call__(self, row, path):
-            network = super().__call__(row, path)
-            if row.id == "style":
-                crowded = lambda z: engine._cache.get(Key("conv", "exact")) is not None  # noqa: E731
-                break_when(network.synthesis, crowded, out_of_memory)
-            return network
+def test_the_first_picture_out_of_memory_evicts_and_tries_again(monkeypatch):
+    prepare = models.prepare
 
-    with rig.engine(Cramped()) as engine:
+    def cramped(family, network, precision):
+        network = prepare(family, network, precision)
+        if family == "stylegan2":
+            crowded = lambda z: engine._cache.get(Key("conv", "exact")) is not None  # noqa: E731
+            break_when(network.synthesis, crowded, out_of_memory)
+        return network
+
+    monkeypatch.setattr(models, "prepare", cramped)
+    with rig.engine() as engine:
         engine.describe("conv")
         assert rig.apart(engine.run(rig.job(1, "style")), rig.expected("style", 1)) <= 1
         assert [e["checkpoint"] for e in engine.status()["loaded"]] == ["style"]
+
+
+def test_a_process_without_a_device_can_leave(monkeypatch):
+    left = []
+    monkeypatch.setattr("ganhub.engine.worker.os._exit", left.append)
+    for wish in ("0", "1"):
+        monkeypatch.setenv("GANHUB_EXIT_WHEN_LOST", wish)
+        with rig.engine() as engine:
+            broken = torch.AcceleratorError("CUDA error: unspecified launch failure")
+            break_when(rig.network(engine, "conv"), lambda z: True, lambda z: broken)
+            with pytest.raises(EngineError, match="unspecified launch failure"):
+                engine.run(rig.job(0))
+            engine.close()
+        assert left == ([75] if wish == "1" else [])
 
 
 # Another process ------------------------------------------------------------------------------------------------------

@@ -171,6 +171,11 @@ class Engine:
         Raises:
             GanHubError: it cannot be loaded.
         """
+        key = Key(self.registry.find(checkpoint).id, _precision(precision or self.precision))
+        with self._lock:
+            entry = self._cache.get(key)
+        if entry is not None:
+            return dict(entry.facts)
         return self.run(Job(checkpoint, "describe", {}, visitor, precision))
 
     def unload(self, checkpoint: str, timeout: float = 5.0) -> int:
@@ -193,6 +198,7 @@ class Engine:
         """Device, what is loaded and how large, what waits and what runs: plain data for the status line."""
         with self._lock:
             groups = self._worker.groups.values()
+            began = self._worker.turn_began
             return {
                 "healthy": self._worker.lost is None and not self._closed,
                 "reason": self._worker.lost,
@@ -212,6 +218,7 @@ class Engine:
                 "evicted": self._cache.evicted,
                 "waiting": len(self._room) + len(self._fits),
                 "running": len(self._worker.running),
+                "running_for": 0.0 if began is None else time.monotonic() - began,
                 "slots": {"used": sum(len(g.rows) for g in groups), "per_kind": self._worker.slots},
                 "queue": self._room.limit,
                 "batches": self._worker.batches,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -23,6 +24,9 @@ from ganhub.engine.warming import warm
 from ganhub.errors import EngineError, GanHubError
 
 log = logging.getLogger(__name__)
+
+EXIT_CODE = 75
+"""Of a process that left because its device was lost (EX_TEMPFAIL: to be tried again)."""
 
 AGAIN = 0.05
 """Seconds after a batch within which its visitors are expected back."""
@@ -70,6 +74,8 @@ class Worker:
         self.on_lost, self.elsewhere = on_lost, elsewhere
         self.groups: OrderedDict[Group, SlotGroup] = OrderedDict()
         self.running: list[Ticket] = []
+        self.turn_began: float | None = None
+        """On the clock of `time.monotonic`, while something runs: what hangs is seen here."""
         self.lost: str | None = None
         self.stopping = False
         self.batches = 0
@@ -81,6 +87,8 @@ class Worker:
     def start(self) -> None:
         """Begins the thread, once."""
         if self._thread is None:
+            if self.device.type == "cpu":
+                devices.tune_allocator()
             self._thread = threading.Thread(target=self._loop, name="ganhub engine", daemon=True)
             self._thread.start()
 
@@ -125,6 +133,8 @@ class Worker:
             ticket.fail(EngineError(sentence, "device_lost"))
         if self.on_lost is not None:
             self.on_lost(sentence)
+        if os.environ.get("GANHUB_EXIT_WHEN_LOST", "").lower() in ("1", "true", "yes"):
+            os._exit(EXIT_CODE)  # whoever watches over the process starts it anew, with a device that works
 
     def _loop(self) -> None:
         try:
@@ -133,7 +143,10 @@ class Worker:
                 self._gather()
                 if self.lost or (self.stopping and self._may_stop()):
                     return
-                if not self.turn():
+                self.turn_began = time.monotonic()
+                busy = self.turn()
+                self.turn_began = None
+                if not busy:
                     with self.lock:
                         if not self._something_new():
                             self.lock.wait(self._patience())
