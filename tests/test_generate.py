@@ -242,6 +242,14 @@ def test_a_visitors_limit_and_a_full_queue_only_slow_it_down(registry_file):
         assert len(result.pictures) == 20
 
 
+def test_pictures_share_batches(registry_file):
+    with Engine(load_registry(registry_file), device="cpu", max_batch=8) as engine:
+        last(pipeline.generate(engine, GenerateRequest("tiny-grey", seeds=[0])))
+        before = engine.status()["batches"]
+        last(pipeline.generate(engine, GenerateRequest("tiny-grey", seeds=range(32))))
+        assert engine.status()["batches"] - before == 4
+
+
 def test_two_at_once_keep_their_own_pictures(engine):
     found = {}
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -218,38 +219,51 @@ def _fits(row: Checkpoint, facts: dict[str, Any], request: Request) -> None:
 def _answers(engine: Engine, jobs: Iterable[Job]) -> Generator[Any, None, None]:
     """Results in the order of the jobs, and None as a sign of life while one is awaited.
 
-    At most WINDOW jobs are in the engine; where it takes fewer (a full queue, a visitor's limit) the next one is
-    sent when an own one ends. Closing cancels the rest.
+    At most WINDOW jobs are in the engine, sent many at a time so that they share batches; where it takes fewer (a
+    full queue, a visitor's limit) the next ones are sent when own ones end. Closing cancels the rest.
     """
+    source = iter(jobs)
+    held: deque[Job] = deque()
     waiting: deque[Any] = deque()
-
-    def first() -> Generator[None, None, Any]:
+    try:
         while True:
+            if len(waiting) <= WINDOW // 2:
+                held.extend(islice(source, max(0, WINDOW - len(waiting) - len(held))))
+                _send(engine, held, waiting)
+            if not waiting:
+                return
             try:
                 answer = waiting[0].result(timeout=PATIENCE)
             except TimeoutError:
                 yield None
             else:
                 waiting.popleft()
-                return answer
-
-    try:
-        for job in jobs:
-            while True:
-                if len(waiting) >= WINDOW:
-                    yield (yield from first())
-                try:
-                    waiting.append(engine.submit(job))
-                    break
-                except EngineError as error:
-                    if error.code not in ("queue_full", "visitor_limit") or not waiting:
-                        raise
-                    yield (yield from first())
-        while waiting:
-            yield (yield from first())
+                yield answer
     finally:
         for ticket in waiting:
             ticket.cancel()
+
+
+def _send(engine: Engine, held: deque[Job], waiting: deque[Any]) -> None:
+    """Move jobs into the engine, as many as it takes.
+
+    Raises:
+        EngineError: it takes none, and none of ours is inside whose end would make room.
+    """
+    size = len(held)  # all together, else one by one
+    while held:
+        try:
+            waiting.extend(engine.submit_all(list(islice(held, size))))
+        except EngineError as error:
+            refused = error.code in ("queue_full", "visitor_limit")
+            if not refused or (size == 1 and not waiting):
+                raise
+            if size == 1:
+                return
+            size = 1
+        else:
+            for _ in range(size):
+                held.popleft()
 
 
 def _pictures(
