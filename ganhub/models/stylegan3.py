@@ -24,6 +24,10 @@ from ganhub.models._stylegan2_layers import FullyConnected
 from ganhub.models.stylegan2 import GeneratorMapping
 
 GAIN = math.sqrt(2)
+STRIP = 64
+"""Samples, at the higher rate, that one matrix product filters."""
+CACHE = 1 << 20
+"""Samples that a processor keeps at hand: so many are filtered up and down before the next."""
 LAYER = re.compile(r"synthesis\.L(\d+)_(\d+)_(\d+)\.weight$")
 
 HYPER = {
@@ -286,18 +290,22 @@ class Layer(nn.Module):
         return self._filtered_lrelu(x)
 
     def _filtered_lrelu(self, x: Tensor) -> Tensor:
-        size, wide, out = x.shape[-1], self.wide, self.out_size
-        [(rise, run)] = _separable(self.up_filter, x)
-        rise, run = (_band(f * self.up, wide, size, 1, self.up, self.offset) for f in (rise, run))
-        x = rise @ (x @ run.T)
-        x = F.leaky_relu(x, 0.2)
-        if self.clamp is not None:
-            x = x.clamp(-self.clamp, self.clamp)
-        pairs = _separable(self.down_filter, x)
-        runs = torch.stack([_band(run, out, wide, self.down, 1, 0) for _, run in pairs])  # [K, out, wide]
-        falls = torch.stack([_band(fall, out, wide, self.down, 1, 0) for fall, _ in pairs], 2)  # [out, wide, K]
-        x = x @ runs.view(-1, wide).T  # [N, C, wide, K * out]
-        return falls.flatten(1) @ x.reshape(*x.shape[:2], -1, out)
+        """Up, leaky ReLU, down: [N, C, H, H] -> [N, C, out_size, out_size]."""
+        wide = self.wide
+        (across,), low = _separable(self.up_filter, x), _separable(self.down_filter, x)
+        rise, run = (_bands(f * self.up, wide, x.shape[-1], 1, self.up, self.offset) for f in across)
+        falls = [[_bands(f, self.out_size, wide, self.down, 1, 0) for f in pair] for pair in low]
+
+        def filtered(x: Tensor) -> Tensor:
+            x = _along_rows(_along_columns(x, rise), run)
+            x = F.leaky_relu(x, 0.2, inplace=not x.requires_grad)
+            if self.clamp is not None:
+                x = F.hardtanh(x, -self.clamp, self.clamp, inplace=not x.requires_grad)
+            return sum((_along_columns(_along_rows(x, run), fall) for fall, run in falls), x.new_zeros([]))
+
+        planes = x.flatten(0, 1)
+        at_once = max(CACHE // wide**2, 1) if x.device.type == "cpu" else len(planes)
+        return torch.cat([filtered(some) for some in planes.split(at_once)]).unflatten(0, x.shape[:2])
 
 
 def user_transform(translate: tuple[float, float] = (0.0, 0.0), angle: float = 0.0) -> Tensor:
@@ -355,13 +363,35 @@ def _separable(f: Tensor | None, like: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(u[:, k].to(like.dtype), v[:, k].to(like.dtype)) for k in range(len(s)) if s[k] > 1e-8 * s[0]]
 
 
-def _band(f: Tensor, rows: int, columns: int, row_step: int, column_step: int, offset: int) -> Tensor:
-    """The matrix [rows, columns] that convolves with f, reading `columns` samples every `column_step`-th place
-    and writing every `row_step`-th."""
-    at = torch.arange(columns, device=f.device) * column_step + offset
-    at = at - torch.arange(rows, device=f.device)[:, None] * row_step
-    inside = (at >= 0) & (at < len(f))
-    return torch.where(inside, f.flip(0)[at.clamp(0, len(f) - 1)], f.new_zeros([]))
+Band = tuple[int, int, Tensor]
+
+
+def _bands(f: Tensor, rows: int, columns: int, row_step: int, column_step: int, offset: int) -> list[Band]:
+    """The matrix [rows, columns] that convolves with f, as strips of rows: (first column, last + 1, block).
+
+    It reads `columns` samples that stand at every `column_step`-th place behind `offset`, and writes every
+    `row_step`-th place. All but a narrow band of it is zero, so that its strips cost little more than the taps alone,
+    at the speed of matrix products.
+    """
+    bands = []
+    taps = f.flip(0)
+    for top in range(0, rows, STRIP // row_step):
+        bottom = min(top + STRIP // row_step, rows)
+        first = max(-((offset - top * row_step) // column_step), 0)
+        last = min(((bottom - 1) * row_step + len(f) - 1 - offset) // column_step + 1, columns)
+        at = torch.arange(first, max(first, last), device=f.device) * column_step + offset
+        at = at - torch.arange(top, bottom, device=f.device)[:, None] * row_step
+        inside = (at >= 0) & (at < len(f))
+        bands.append((first, max(first, last), torch.where(inside, taps[at.clamp(0, len(f) - 1)], 0)))
+    return bands
+
+
+def _along_columns(x: Tensor, bands: list[Band]) -> Tensor:
+    return torch.cat([block @ x[:, first:last] for first, last, block in bands], 1)
+
+
+def _along_rows(x: Tensor, bands: list[Band]) -> Tensor:
+    return torch.cat([x[:, :, first:last] @ block.T for first, last, block in bands], 2)
 
 
 def _generator_of(raw: RawCheckpoint) -> Network:
