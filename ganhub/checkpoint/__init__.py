@@ -72,22 +72,22 @@ def read(path: str | Path, *, sha256: str | None = None, cache: str | Path | Non
     """
     from ganhub.checkpoint import sandbox, tensors
     from ganhub.checkpoint.formats import is_safetensors
+    from ganhub.hub import home, records
 
     path = Path(path)
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            own = sandbox.sha256_of(file)
+            own = records.digest(path).sha256
             if sha256 is not None and own != sha256.lower():
                 raise CheckpointError(
                     f"{path.name} has the sha256 {own[:12]}..., not {sha256[:12].lower()}... as its row says; "
                     "it was changed or damaged, so delete it and get it again.",
                     "wrong_hash",
                 )
-            file.seek(0)
             if is_safetensors(file.read(9), size):
                 return tensors.open_safetensors(path, path.name, own)
-            folder = Path(cache) if cache is not None else _home() / "converted"
+            folder = Path(cache) if cache is not None else home() / "converted"
             made = sandbox.converted(file, path.name, own, folder)
     except FileNotFoundError:
         raise CheckpointError(f"There is no file {path}.", "not_found") from None
@@ -113,7 +113,3 @@ def save(path: str | Path, networks: Mapping[str, Network], extra: Mapping[str, 
         raise CheckpointError(f"{Path(path).name} cannot be written without the name of its family.")
     json.dumps(dict(extra))
     tensors.save_ours(Path(path), networks, extra)
-
-
-def _home() -> Path:
-    return Path(os.environ.get("GANHUB_HOME") or Path.home() / ".cache" / "ganhub")

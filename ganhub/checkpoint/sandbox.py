@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import ganhub
 from ganhub.errors import CheckpointError, UnsafeCheckpoint
+from ganhub.hub import records
 
 VERSION = 1
 """Of the converter; a cached file of another one is made anew."""
@@ -36,7 +37,7 @@ def converted(file: BinaryIO, name: str, sha256: str, folder: Path) -> Path:
 
     Args:
         name: file name, for messages.
-        sha256: of the file, the name of the cached form.
+        sha256: of the file, the name of the cached form; what was hashed once is remembered until it changes.
         folder: the cache.
 
     Raises:
@@ -45,10 +46,11 @@ def converted(file: BinaryIO, name: str, sha256: str, folder: Path) -> Path:
     target, card = folder / f"{sha256}.safetensors", folder / f"{sha256}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         facts = json.loads(card.read_text())
-        if facts["converter"] == VERSION and facts["source_sha256"] == sha256:
-            with target.open("rb") as cached:
-                if sha256_of(cached) == facts["sha256"]:
-                    return target
+        known = facts["converter"] == VERSION and facts["source_sha256"] == sha256
+        if known and records.digest(target).sha256 == facts["sha256"]:
+            return target
+    if sha256_of(file) != sha256:
+        raise CheckpointError(f"{name} was changed while it was read; try again.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=f"{sha256[:12]}-") as work:

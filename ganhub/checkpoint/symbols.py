@@ -46,7 +46,7 @@ NUMPY = {
 STORAGE_TYPES = {Token(module, name): kind for name, kind in STORAGES.items() for module in ("torch", "torch.storage")}
 STORAGE_TYPES |= {Token("torch.cuda", name): kind for name, kind in STORAGES.items()}
 TENSOR_TYPES = {Token("torch", name): kind for name, kind in DTYPES.items()}
-_BUILTIN = ("int", "float", "str", "bool", "list", "tuple", "object")
+_BUILTIN = ("int", "float", "str", "bool", "list", "tuple", "object", "long", "unicode")
 ARRAY = Token("numpy", "ndarray")
 DTYPE = Token("numpy", "dtype")
 PLAIN = {
@@ -236,6 +236,14 @@ def _members(m: Machine, values: Any = ()) -> set:
     return {m.key(value) for value in values}
 
 
+def _frozen(m: Machine, values: Any = ()) -> frozenset:
+    return frozenset(_members(m, values))
+
+
+def _namespace(m: Machine) -> Shell:
+    return Shell("namespace")
+
+
 def _ordered(m: Machine, pairs: Any = ()) -> Shell:
     result = Shell("dict")
     if type(pairs) not in (list, tuple):
@@ -291,6 +299,7 @@ CALLS: dict[Token, Callable[..., Any]] = {
     Token("collections", "OrderedDict"): _ordered,
     Token("collections", "defaultdict"): _default,
     Token("_codecs", "encode"): _encode,
+    Token("types", "SimpleNamespace"): _namespace,
     Token("pathlib", "PosixPath"): _path,
     Token("pathlib", "WindowsPath"): _path,
     Token("pathlib._local", "PosixPath"): _path,
@@ -304,12 +313,13 @@ for _module in ("numpy.core", "numpy._core"):
 for _module in ("builtins", "__builtin__"):
     CALLS |= {
         Token(_module, "set"): _members,
-        Token(_module, "frozenset"): _members,
+        Token(_module, "frozenset"): _frozen,
         Token(_module, "bytes"): _bytes,
         Token(_module, "bytearray"): _bytes,
         Token(_module, "dict"): _ordered,
         Token(_module, "complex"): _numbers_of,
         Token(_module, "range"): _numbers_of,
+        Token(_module, "xrange"): _numbers_of,
         Token(_module, "slice"): _numbers_of,
     }
 
@@ -327,7 +337,6 @@ ARGUMENTS = {token: _counts(call) for token, call in CALLS.items()}
 OBJECTS = {
     Token("dnnlib.util", "EasyDict"): "dict",
     Token("argparse", "Namespace"): "namespace",
-    Token("types", "SimpleNamespace"): "namespace",
     Token("dnnlib.tflib.network", "Network"): "tf",
     Token("pytorch_lightning.utilities.parsing", "AttributeDict"): "dict",
     Token("lightning_fabric.utilities.data", "AttributeDict"): "dict",

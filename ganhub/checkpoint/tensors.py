@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -76,7 +77,8 @@ def save_ours(path: Path, networks: Mapping[str, Network], extra: Mapping[str, A
         save_file(tensors, work, metadata={"format": "pt", "ganhub": json.dumps(header)})
         os.replace(work, path)
     except (OSError, SafetensorError) as error:
-        work.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            work.unlink()
         raise CheckpointError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
