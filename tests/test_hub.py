@@ -442,9 +442,12 @@ def test_an_address_that_refuses(server, fault, code, word):
     fails(row({"url": url}), code, word, "127.0.0.1")
 
 
-def test_an_address_keeps_its_secret(server):
-    url = server.url.replace("http://", f"http://user:{SECRET}@") + f"/none.pt?key={SECRET}"
-    fails(row({"url": url}), "file_not_found")
+def test_an_address_keeps_its_secret(server, monkeypatch):
+    url = server.url.replace("http://", f"http://user:{SECRET}@")
+    fails(row({"url": f"{url}/none.pt?key={SECRET}"}), "file_not_found")
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    server.fault("HEAD", "other_commit")
+    fails(row(), "wrong_revision", "127.0.0.1")
 
 
 # --- rows without a hash

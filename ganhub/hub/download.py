@@ -137,10 +137,9 @@ def from_hub(request: dict[str, Any], report: Reporter) -> dict[str, str]:
 def from_url(request: dict[str, Any], report: Reporter) -> dict[str, str]:
     """One file from any server; goes on where an earlier try ended, if the file there is still the same one."""
     target = Path(request["target"])
-    part, note = Path(f"{target}.part"), Path(f"{target}.part.json")
-    have, seen = 0, ""
-    if part.exists() and note.exists():
-        have, seen = part.stat().st_size, json.loads(note.read_text())["seen"]
+    part, note = Path(f"{target}.part"), Path(f"{target}.part.seen")
+    seen = note.read_text(encoding="latin-1") if note.exists() else ""  # how the server named what it sent
+    have = part.stat().st_size if part.exists() and seen else 0
     headers = {**_AGENT, "accept-encoding": "identity"}
     if have:
         headers |= {"range": f"bytes={have}-", "if-range": seen}
@@ -163,7 +162,7 @@ def from_url(request: dict[str, Any], report: Reporter) -> dict[str, str]:
         strong = answer.headers.get("etag", "")
         seen = strong if strong and not strong.startswith("W/") else answer.headers.get("last-modified", "")
         if seen and plain:
-            note.write_text(json.dumps({"seen": seen}))
+            note.write_text(seen, encoding="latin-1")
         else:
             note.unlink(missing_ok=True)  # nothing tells whether it is the same file the next time
         report(have, total)
@@ -180,7 +179,9 @@ def from_url(request: dict[str, Any], report: Reporter) -> dict[str, str]:
 
 
 def endpoint() -> str:
-    return constants.ENDPOINT
+    """The address of the Hub, without a password that may stand in it."""
+    parts = urlsplit(constants.ENDPOINT)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 PORTAL = "check HF_ENDPOINT, and that no sign-in page or proxy of the network stands between"
