@@ -288,6 +288,41 @@ def test_unload_frees_and_the_next_job_loads_again():
         assert reader.calls == ["conv", "conv"]
 
 
+def test_unloading_the_moment_it_is_there_holds_up_no_later_load():
+    with rig.engine() as engine:
+        loader, finish = engine._loader, engine._loader.finish
+
+        def unload_and_want_again(key, error=None):
+            loader.finish = finish
+            with engine._lock:  # all of it before the loading thread can look up
+                finish(key, error)
+                engine._cache.unload(key.checkpoint)
+                loader.want(key)
+
+        loader.finish = unload_and_want_again
+        assert rig.apart(engine.submit(rig.job(1)).result(20), rig.expected("conv", 1)) <= 1
+        assert engine.submit(rig.job(1, "conv-b")).result(20) is not None
+
+
+def test_a_load_that_nobody_waits_for_gives_up_its_room():
+    with rig.engine() as engine:
+        engine.describe("conv")
+        size = engine.status()["used_bytes"]
+    with rig.engine(cache_bytes=int(size * 1.5)) as engine:
+        fit = engine.optimise(rig.fit(rig.expected("conv", 1), "conv", steps=100_000))
+        next(fit.progress())
+        waiting = engine.submit(rig.job(1, "conv-b"))
+        with pytest.raises(TimeoutError):
+            waiting.result(0.3)
+        waiting.cancel()
+        until = time.monotonic() + 10
+        while engine.status()["loading"]:
+            assert time.monotonic() < until, "the load goes on though nobody waits for it"
+            time.sleep(0.02)
+        fit.cancel()
+        assert engine.run(rig.job(1, "conv-b")) is not None
+
+
 def test_the_first_picture_out_of_memory_evicts_and_tries_again(monkeypatch):
     prepare = models.prepare
 
@@ -306,13 +341,15 @@ def test_the_first_picture_out_of_memory_evicts_and_tries_again(monkeypatch):
 
 
 def test_a_process_without_a_device_can_leave(monkeypatch):
+    def no_more(z):
+        return torch.AcceleratorError("CUDA error: unspecified launch failure")
+
     left = []
     monkeypatch.setattr("ganhub.engine.worker.os._exit", left.append)
     for wish in ("0", "1"):
         monkeypatch.setenv("GANHUB_EXIT_WHEN_LOST", wish)
         with rig.engine() as engine:
-            broken = torch.AcceleratorError("CUDA error: unspecified launch failure")
-            break_when(rig.network(engine, "conv"), lambda z: True, lambda z: broken)
+            break_when(rig.network(engine, "conv"), lambda z: True, no_more)
             with pytest.raises(EngineError, match="unspecified launch failure"):
                 engine.run(rig.job(0))
             engine.close()

@@ -64,6 +64,10 @@ def facts_of(row: Checkpoint, network: Any, precision: str) -> dict[str, Any]:
     }
 
 
+class _Unwanted(Exception):
+    """Nobody waits for the network any more."""
+
+
 class Loader:
     """Loads networks in threads of its own, each once, however many ask for it.
 
@@ -105,8 +109,9 @@ class Loader:
         """Begins a load, unless the network is there or on its way. The caller holds the lock."""
         if self.closed or key in self.under_way or self.cache.get(key) is not None:
             return
-        self.under_way[key] = {"checkpoint": key.checkpoint, "precision": key.precision, "stage": "fetch"}
-        threading.Thread(target=self._load, args=(key,), name=f"load {key.checkpoint}", daemon=True).start()
+        state = {"checkpoint": key.checkpoint, "precision": key.precision, "stage": "fetch"}
+        self.under_way[key] = state
+        threading.Thread(target=self._load, args=(key, state), name=f"load {key.checkpoint}", daemon=True).start()
 
     def file_of(self, key: Key) -> tuple[Checkpoint, Path]:
         """The row of a key and the local file that it was loaded from."""
@@ -118,17 +123,16 @@ class Loader:
             self.failed(key, error)
         with self.lock:
             self.under_way.pop(key, None)
-            if error is not None:
-                self.cache.give_up(key)
+            self.cache.give_up(key)
             self.lock.notify_all()
 
-    def _load(self, key: Key) -> None:
+    def _load(self, key: Key, state: dict[str, Any]) -> None:
         try:
             row = self.registry.find(key.checkpoint)
-            path = self.fetch(row, progress=lambda event: self._tell(key, event))
+            path = self.fetch(row, progress=lambda event: self._tell(state, event))
             self._files[key] = row, path
             with self._gate:
-                self._tell(key, stage="read")
+                self._tell(state, stage="read")
                 network = self.read(row, path)
                 check_resolution(row, network)
                 self.make_room(key, models.parameter_bytes(network))
@@ -137,8 +141,11 @@ class Loader:
                 with self.lock:
                     self.ready.append(entry)
                     self.lock.notify_all()
-                    while key in self.under_way and not self.closed:
+                    # Not `key in`: once published it may be unloaded, and on its way again, before we look.
+                    while self.under_way.get(key) is state and not self.closed:
                         self.lock.wait()
+        except _Unwanted:
+            self.finish(key, None)
         except GanHubError as error:
             self.finish(key, error)
         except Exception as error:
@@ -168,24 +175,23 @@ class Loader:
         """Waits until `size` bytes are set aside.
 
         Raises:
-            EngineError: `out_of_memory`, they never can be; `cancelled`, nobody waits any more.
+            EngineError: `out_of_memory`, they never can be.
+            _Unwanted: nobody waits any more.
         """
         if size > self.cache.budget:
             raise too_large(key.checkpoint, size, self.cache.budget)
         with self.lock:
             while not self.cache.set_aside(key, size):
                 if self.closed or not self.wanted(key):
-                    raise EngineError(f"Nobody waits for '{key.checkpoint}' any more.", "cancelled")
+                    raise _Unwanted
                 self.lock.wait(1.0)
 
-    def _tell(self, key: Key, event: Any = None, stage: str = "fetch") -> None:
+    def _tell(self, state: dict[str, Any], event: Any = None, stage: str = "fetch") -> None:
         with self.lock:
-            state = self.under_way.get(key)
-            if state is not None:
-                state["stage"] = stage
-                for name in ("done", "total", "speed", "seconds_left"):
-                    if hasattr(event, name):
-                        state[name] = getattr(event, name)
+            state["stage"] = stage
+            for name in ("done", "total", "speed", "seconds_left"):
+                if hasattr(event, name):
+                    state[name] = getattr(event, name)
 
 
 def too_large(checkpoint_id: str, size: int = 0, budget: int = 0) -> EngineError:

@@ -220,7 +220,7 @@ class Worker:
 
     def _publish(self) -> bool:
         with self.lock:
-            done = [entry for entry in self._unpublished if self.cache.publish(entry)]
+            done = [e for e in self._unpublished if self.cache.publish(e) or not self.loader.wanted(e.key)]
         for entry in done:
             self._unpublished.remove(entry)
             self.loader.finish(entry.key)
