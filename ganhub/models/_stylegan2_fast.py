@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ganhub.errors import CheckpointError
 from ganhub.models import stylegan2 as plain
+from ganhub.models._fast_conv import Winograd, convolve2d, fixed_conv
 from ganhub.models._ops import ACTIVATIONS, bias_act, upsample2d
 from ganhub.models._stylegan2_layers import FullyConnected
 
@@ -36,51 +37,6 @@ def bfloat16_pays(kind: str) -> bool:
     if kind != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-@cache
-def _can_pack(kind: str) -> bool:
-    names = [f"_reorder_convolution_{n}" for n in ("weight", "transpose_weight")]
-    names += [f"_convolution_{n}" for n in ("pointwise", "transpose_pointwise")]
-    return kind == "cpu" and torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, n) for n in names)
-
-
-class Packed(nn.Module):
-    """x [N, C_in, H, W] -> convolution [N, C_out, H, W], or transposed with stride 2 where `up`.
-
-    On a CPU the weights lie in the layout of its kernels, which else are reordered at every call.
-    """
-
-    weight: Tensor
-
-    def __init__(self, weight: Tensor, up: bool, size: tuple[int, int]):
-        super().__init__()
-        self.up, self.padding = up, 0 if up else weight.shape[-1] // 2
-        self.packed = _can_pack(weight.device.type)
-        weight = weight.contiguous(memory_format=torch.channels_last)
-        pair, shape = [self.padding] * 2, [1, weight.shape[1], *size]
-        if self.packed and up:
-            reorder = torch.ops.mkldnn._reorder_convolution_transpose_weight
-            weight = reorder(weight.transpose(0, 1), pair, [0, 0], [2, 2], [1, 1], 1, shape)
-        elif self.packed:
-            weight = torch.ops.mkldnn._reorder_convolution_weight(weight, pair, [1, 1], [1, 1], 1, shape)
-        self.register_buffer("weight", weight, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pair, w = [self.padding] * 2, self.weight
-        if self.packed and not (torch.is_grad_enabled() and x.requires_grad):
-            if self.up:
-                convolve = torch.ops.mkldnn._convolution_transpose_pointwise
-                return convolve(x, w, None, pair, [0, 0], [2, 2], [1, 1], 1, "none", [], "")
-            return torch.ops.mkldnn._convolution_pointwise(x, w, None, pair, [1, 1], [1, 1], 1, "none", [], "")
-        return convolve2d(x, w.to_dense() if self.packed else w, None, self.up)
-
-
-def convolve2d(x: Tensor, w: Tensor, b: Tensor | None, up: bool) -> Tensor:
-    """`conv2d` that keeps the size, or `conv_transpose2d` of stride 2; w [C_out, C_in, k, k] for both."""
-    if up:
-        return F.conv_transpose2d(x, w.transpose(0, 1), b, stride=2)
-    return F.conv2d(x, w, b, padding=w.shape[-1] // 2)
 
 
 class Layer(nn.Module):
@@ -100,22 +56,27 @@ class Layer(nn.Module):
         self.clamp = None if layer.clamp is None else layer.clamp * gain / ACTIVATIONS[self.act][2]
         # act(g * x) = g * act(x) for these, so that the gain costs nothing once it is part of scale, bias and noise.
         self.folded, self.left = (gain, 1.0) if self.act in _SLOPES else (1.0, gain)
-        self.register_buffer("bias", (b * self.folded).to(dtype), persistent=False)
         self.register_buffer("squares", w.square().sum(dim=(2, 3)).T.contiguous(), persistent=False)
 
         height, width = (n // layer.up for n in layer.size)
-        self.scale_weights = w.device.type == "cpu" and height * width > _PIXELS_PER_CHANNEL * w.shape[1]
+        conv = fixed_conv(w.to(dtype), (height, width), self.up)
+        large = w.device.type == "cpu" and self.size[0] * self.size[1] > _PIXELS_PER_CHANNEL * w.shape[1]
+        self.scale_weights = large and not isinstance(conv, Winograd)
         if self.scale_weights:
             self.register_buffer("weight", w.contiguous(memory_format=torch.channels_last), persistent=False)
         else:
-            self.conv = Packed(w.to(dtype), self.up, (height, width))
+            self.conv = conv
+        # Where styles scale activations, those stay in float32 between the products, which halves the rounding error.
+        self.dtype = dtype
+        outside = dtype if self.scale_weights or w.device.type != "cpu" else torch.float32
+        self.register_buffer("bias", (b * self.folded).to(outside), persistent=False)
 
         if self.up:
             f, k = layer.f, w.shape[-1]
             assert f is not None, "an enlarging layer has a filter"
             f = torch.outer(f, f) if f.ndim == 1 else f
             fir = f.flip((0, 1)) * 4
-            self.register_buffer("fir", fir.to(dtype).repeat(w.shape[0], 1, 1, 1), persistent=False)
+            self.register_buffer("fir", fir.to(outside).repeat(w.shape[0], 1, 1, 1), persistent=False)
             (fh, fw), p = f.shape, k // 2
             across = p + (fw + 1) // 2 - k + 1, p + (fw - 2) // 2 - k + 2
             self.sides = (*across, p + (fh + 1) // 2 - k + 1, p + (fh - 2) // 2 - k + 2)
@@ -124,7 +85,7 @@ class Layer(nn.Module):
         if self.use_noise:
             strength = layer.noise_strength.detach() * self.folded
             self.strength = float(strength)
-            noise = (layer.noise_const * strength).to(dtype)[None, None]
+            noise = (layer.noise_const * strength).to(outside)[None, None]
             self.register_buffer("noise", noise if self.strength else None, persistent=False)
 
     def styles(self, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,11 +105,12 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, s: Tensor, d: Tensor, noise: Tensor | None) -> Tensor:
         bias = self.bias
         if self.scale_weights:
-            w = (self.weight * (s[0][None, :, None, None] * d[0][:, None, None, None])).to(x.dtype)
-            x = convolve2d(x, w, None if self.up else bias, self.up)
+            w = (self.weight * (s[0][None, :, None, None] * d[0][:, None, None, None])).to(self.dtype)
+            x = convolve2d(x.to(self.dtype), w, None if self.up else bias, self.up)
         else:
-            x = self.conv(x * s.to(x.dtype)[:, :, None, None])
-            x = x.mul_(d.to(x.dtype)[:, :, None, None])
+            x = self.conv((x * s[:, :, None, None].to(bias)).to(self.dtype))
+            d = d[:, :, None, None].to(bias)
+            x = x.mul_(d) if x.dtype == d.dtype else x * d
             x = x if self.up else x.add_(bias[:, None, None])
         if self.up:
             left, right, top, bottom = self.sides
@@ -178,7 +140,7 @@ class RGB(nn.Module):
         super().__init__()
         self.affine, self.gain, self.clamp = copy.deepcopy(layer.affine), layer.gain, layer.clamp
         self.register_buffer("weight", layer.weight.detach()[:, :, 0, 0].clone(), persistent=False)
-        self.register_buffer("bias", layer.bias.detach()[:, None], persistent=False)
+        self.register_buffer("bias", layer.bias.detach()[:, None, None].clone(), persistent=False)
 
     def styles(self, w: Tensor) -> Tensor:
         """w [N, w_dim] -> scales [N, C]."""
@@ -187,10 +149,15 @@ class RGB(nn.Module):
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         n, c, h, width = x.shape
         w = (self.weight * s[:, None]).to(x.dtype)
-        y = w @ x.permute(0, 2, 3, 1).reshape(n, h * width, c).transpose(1, 2)
-        y = y.float() + self.bias
-        y = y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
-        return y.reshape(n, -1, h, width)
+        pixels = x.permute(0, 2, 3, 1).reshape(n, h * width, c)
+        if n > 1:
+            y = (pixels @ w.transpose(1, 2)).transpose(1, 2)
+        elif x.dtype == torch.float32:
+            y = F.conv2d(x, w[0, :, :, None, None])
+        else:
+            y = w[0] @ pixels[0].T
+        y = y.reshape(n, -1, h, width).float() + self.bias
+        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
 class Block(nn.Module):
@@ -207,7 +174,7 @@ class Block(nn.Module):
         if hasattr(block, "conv0"):
             self.conv0 = Layer(block.conv0, 1.0, dtype)
         else:
-            const = block.const.detach().to(dtype)[None].contiguous(memory_format=torch.channels_last)
+            const = block.const.detach()[None].contiguous(memory_format=torch.channels_last)
             self.register_buffer("const", const, persistent=False)
         self.conv1 = Layer(block.conv1, sqrt(0.5) if self.residual else 1.0, dtype)
         if self.residual:
@@ -228,7 +195,8 @@ class Block(nn.Module):
             img = upsample2d(img, self.f)
         if hasattr(self, "torgb"):
             y = self.torgb(x, ws[-1])
-            img = y if img is None else img + y
+            # Upsampling three channels is far faster in channels-last memory.
+            img = y.contiguous(memory_format=torch.channels_last) if img is None else img + y
         return x, img
 
 
@@ -274,7 +242,7 @@ class Synthesis(nn.Module):
                 mine = [tuple(t[one] for t in s) if isinstance(s, tuple) else s[one] for s in styles]
                 y, picture = block(y, picture, mine, [n if n is None or len(n) == 1 else n[one] for n in drawn])
             pictures.append(picture)
-        return torch.cat(pictures)
+        return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
 
 
 class Generator(nn.Module):
