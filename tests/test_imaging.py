@@ -207,10 +207,10 @@ STRANGE = {
 @pytest.mark.parametrize("name", STRANGE)
 def test_strange_files_have_no_provenance(tmp_path, name):
     (tmp_path / "file").write_bytes(STRANGE[name])
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(BadInput) as error:
         read_provenance(tmp_path / "file")
-    assert error.value.message.endswith(".") and len(error.value.message) < 200 and time.monotonic() - began < 2
+    assert error.value.message.endswith(".") and len(error.value.message) < 200 and time.process_time() - began < 2
 
 
 def test_missing_file_has_no_provenance(tmp_path):
@@ -447,9 +447,9 @@ def test_the_tables_are_long():
 
 @pytest.mark.parametrize("name", GOOD)
 def test_good_uploads(name):
-    began = time.monotonic()
+    began = time.process_time()
     image = load_image(GOOD[name])
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert image.mode == "RGB" and image.size == (60, 40) and image.info == {} and not image.getexif()
     pixels = np.asarray(image).astype(int)
     left, right = pixels[25, 12], pixels[25, 48]
@@ -493,10 +493,10 @@ def test_large_pictures_are_made_smaller():
 @pytest.mark.parametrize("name", BAD)
 def test_bad_uploads(name):
     data, code = BAD[name]
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(BadInput) as error:
         load_image(data)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert error.value.message.endswith(".") and len(error.value.message) < 120
     assert error.value.code == code or code is None
 
