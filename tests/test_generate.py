@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hub_server import COMMIT, HubServer
 from PIL import Image
 from tiny import tiny_networks
 
@@ -240,6 +241,44 @@ def test_a_visitors_limit_and_a_full_queue_only_slow_it_down(registry_file):
         assert len(result.pictures) == 20
         result = last(pipeline.generate(engine, GenerateRequest("tiny-grey", seeds=range(20))))
         assert len(result.pictures) == 20
+
+
+@pytest.fixture
+def far(registry_file, tmp_path, monkeypatch):
+    """An engine whose network lies on a slow Hub."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    content = (registry_file.parent / "tiny.safetensors").read_bytes()
+    row = yaml.safe_load(registry_file.read_text())[0]
+    source = {"hub": "owner/name", "file": "g.safetensors", "revision": COMMIT}
+    row |= {"id": "far", "aliases": [], "source": source, "bytes": len(content), "title": "Far"}
+    (tmp_path / "far.yaml").write_text(yaml.safe_dump([row]))
+    with HubServer() as server:
+        server.add("owner/name", "g.safetensors", content)
+        server.fault("GET", "trickle")
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        with Engine(load_registry(tmp_path / "far.yaml"), device="cpu") as engine:
+            yield engine
+
+
+def test_a_download_is_told(far):
+    *events, result = pipeline.generate(far, GenerateRequest("far", seeds=[0]))
+    fetching = [event for event in events if event.message.startswith("Fetching Far:")]
+    assert fetching and fetching[-1].total == far.registry.find("far").bytes and fetching[-1].done > 0
+    assert len(result.pictures) == 1
+
+
+def test_a_download_is_left(far):
+    events = pipeline.generate(far, GenerateRequest("far", seeds=[0]))
+    for event in events:
+        if event.message.startswith("Fetching"):
+            break
+    events.close()
+    until = time.monotonic() + 20
+    while far.status()["loading"] and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not far.status()["loading"]
 
 
 def test_pictures_share_batches(registry_file):
