@@ -25,7 +25,7 @@ def test_fits_that_start_at_different_times_end_as_when_run_alone(checkpoint):
     for n in range(5):
         target = rig.expected(checkpoint, 20 + n, **kwargs)
         item = {"target": target, "label": label}
-        fits.append(Fit(checkpoint, "fit", item, steps=25 + 7 * n, lr=0.02 + 0.01 * n, seed=n, visitor=f"v{n}"))
+        fits.append(Fit(checkpoint, "fit", item, steps=15 + 4 * n, lr=0.02 + 0.01 * n, seed=n, visitor=f"v{n}"))
     with rig.engine(slots=1) as engine:
         alone = [engine.optimise(fit).result(60) for fit in fits]
     with rig.engine(slots=4) as engine:
@@ -58,12 +58,12 @@ def test_fits_share_their_steps():
 def test_a_fit_finds_the_picture():
     target = rig.expected("conv", 20)
     with rig.engine() as engine:
-        ticket = engine.optimise(rig.fit(target, steps=300, lr=0.1))
+        ticket = engine.optimise(rig.fit(target, steps=120, lr=0.1))
         events = list(ticket.progress())
         result = ticket.result()
-    assert [event.step for event in events] == list(range(1, 301))
+    assert [event.step for event in events] == list(range(1, 121))
     assert result["loss"] < 0.2 * events[0].loss
-    assert result["loss"] == events[-1].loss and result["steps"] == 300
+    assert result["loss"] == events[-1].loss and result["steps"] == 120
 
 
 def test_previews_come_when_asked_for():
