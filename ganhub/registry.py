@@ -262,7 +262,10 @@ def load_registry(extra: str | Path | Iterable[str | Path] | None = None) -> Reg
     files += [Path(p) for p in os.environ.get("GANHUB_REGISTRY", "").split(os.pathsep) if p]
     if extra is not None:
         files += [Path(extra)] if isinstance(extra, (str, Path)) else [Path(p) for p in extra]
-    return Registry(row for file in dict.fromkeys(files) for row in read_rows(file))
+    once: dict[Path, Path] = {}
+    for file in files:
+        once.setdefault(file.resolve(), file)
+    return Registry(row for file in once.values() for row in read_rows(file))
 
 
 def read_rows(file: Path) -> list[Checkpoint]:

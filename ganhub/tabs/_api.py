@@ -143,7 +143,7 @@ class Api:
                 "allowed": licence_words(row),
                 "on_disk": hub.status(row).on_disk,
                 "bytes": row.bytes,
-                "classes": row.config.get("classes", []),
+                "classes": list(row.class_names),
             }
             for row in self.context.registry.for_task("generate")
         ]
