@@ -216,8 +216,8 @@ def attempt(data: bytes) -> str:
         Exception: whatever else the reader raised, which is a bug.
     """
     try:
-        content = parse(memoryview(data), Budget())
-        raw_bytes.write(content, io.BytesIO(), len(data))
+        budget = Budget()
+        raw_bytes.write(parse(memoryview(data), budget), io.BytesIO(), len(data), budget)
     except CheckpointError:
         return "refused"
     return "accepted"

@@ -247,6 +247,11 @@ def bombs() -> dict[str, tuple[bytes, str]]:
     collide = [i * (2**61 - 1) for i in range(1, 20_000)]
     floats = [float(i) * 2.0**61 for i in range(5_000)]
     keys = {"a" * 8: 1}
+    load = op.emit(Name("torch.storage", "_load_from_bytes"))
+    inner = op.emit((op.stream(op.storage_id("1", 6, legacy=True), {"1": (6, NUMBERS)}),))
+    storage_again = b"(" + load + b"r\1\0\0\0" + inner + b"r\2\0\0\0" + b"j\1\0\0\0j\2\0\0\0R" * 20_000 + b"t"
+    first = Raw(op.emit(op.nested(bytes(5**8), "ByteStorage", 1)) + b"r\1\0\0\0")
+    many, turned = Raw(b"j\1\0\0\0"), tuple(5**i for i in range(8))
     again = op.module(modules=Raw(b"j\1\0\0\0"))
     values = {
         "laughs of tuples": (in_net(laughs(b"X\1\0\0\0a", b"t", 12)), "more than 250,000 values"),
@@ -312,8 +317,17 @@ def bombs() -> dict[str, tuple[bytes, str]]:
             "values",
         ),
         "number of 255 bytes as a shape": (
-            in_net(op.tensor(op.nested(NUMBERS), (1,))._replace(function=Name("torch", "Size"), args=([2**2000] * 9,))),
+            in_net(op.tensor(op.nested(NUMBERS), (1,))._replace(function=Name("torch", "Size"), args=([2**2000] * 7,))),
             "impossible shape",
+        ),
+        "one storage again and again": (
+            op.dumps({"G": op.module({"w": WEIGHT}), "x": Raw(storage_again)}),
+            "nested streams",
+        ),
+        "names without end": (head + b"cnumpy\ndtype\n" * 590_000 + b".", "Python names"),
+        "strided copies": (
+            op.dumps({"G": op.module({f"w{i}": op.tensor(many if i else first, (5,) * 8, turned) for i in range(6)})}),
+            "strided copies",
         ),
         "settings of many texts": (in_net([f"{i:0200d}" for i in range(30_000)]), "names and settings"),
         "shared names": (
@@ -471,6 +485,7 @@ def archives() -> dict[str, tuple[bytes, str]]:
         "checksum that lies": (bytes(crc), "not what its directory says"),
         "renamed in one place": (plain.replace(b"archive/data/0", b"archive/data/1", 1), "also"),
         "without data": (op.archive({"readme.txt": b"x"}), "without torch's or NumPy's data"),
+        "30,000 records": (op.archive({f"a/{i}": b"" for i in range(30_000)}), "directory does not fit"),
         "empty": (op.archive({}), "without torch's or NumPy's data"),
         "data after the pickle": (
             op.archive({**good, "archive/data.pkl": op.dumps({"w": LINEAR}) + b"x"}),

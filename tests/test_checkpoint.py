@@ -3,6 +3,7 @@
 import argparse
 import collections
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -57,8 +58,9 @@ def assert_same(raw, value):
 def read_here(file: Path, folder: Path):
     """`read` without the child process and the cache, for long lists of files."""
     data, made = file.read_bytes(), folder / "made"
+    budget = Budget()
     with made.open("wb") as out:
-        raw_bytes.write(formats.parse(memoryview(data), Budget()), out, len(data))
+        raw_bytes.write(formats.parse(memoryview(data), budget), out, len(data), budget)
     return tensors.open_converted(made, file.name, "")
 
 
@@ -544,8 +546,11 @@ def test_wrong_hash(saved):
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(CheckpointError, match="There is no file"):
         read(tmp_path / "none.pt")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="is a folder"):
         read(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="device"):
+        read(tmp_path / "pipe")
 
 
 def test_cache_that_cannot_be_written(saved, tmp_path):
@@ -603,6 +608,30 @@ def test_child_loads_neither_torch_nor_numpy():
     code += "assert not {'torch', 'numpy', 'safetensors', 'pydantic'} & set(sys.modules)"
     root = str(Path(sandbox.ganhub.__file__).parent.parent)
     subprocess.run([sys.executable, "-I", "-S", "-c", code, root], check=True)
+
+
+def test_remains_of_a_killed_conversion_are_swept(saved, own_home):
+    old, new = own_home / "converted" / "0123456789ab-x", own_home / "converted" / "0123456789ab-y"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "tensors").write_bytes(b"x")
+    os.utime(old, (1e9, 1e9))
+    read(saved)
+    assert new.exists() and not old.exists()
+
+
+def test_full_disk_is_a_sentence(saved):
+    with pytest.raises(CheckpointError, match="No space left on device"), open("/dev/full", "w+b", 0) as full:
+        sandbox._run(saved.open("rb"), full, saved.name)
+
+
+def test_archive_with_a_wide_directory(tmp_path, monkeypatch):
+    """An archive of more than 65,535 records or 4 GB has a second directory record."""
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    data = op.torch_zip({"w": op.tensor(op.storage_id("0", 2), (2,))}, {"0": struct.pack("<2f", 1, 2)})
+    assert b"PK\6\6" in data
+    (tmp_path / "a.pt").write_bytes(data)
+    assert read(tmp_path / "a.pt").networks[""].tensors["w"].tolist() == [1, 2]
 
 
 def test_archive_with_wide_sizes(tmp_path):

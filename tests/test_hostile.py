@@ -68,15 +68,15 @@ def attack(name: str, place: Path, peaks: list, marker: Path):
     data, _ = corpus(marker)[name]
     file = place.parent / "attack.pkl"
     file.write_bytes(data)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(CheckpointError) as refusal:
         read(file)
-    wall = time.perf_counter() - begin
+    own = time.process_time() - begin
     check(name, refusal.value.message)
     assert not CORPUS["marker"].exists() and not list(place.iterdir()), "something ran"
-    for megabytes, seconds in peaks:
-        assert megabytes < MEGABYTES and seconds < SECONDS, f"{megabytes:.0f} MB, {seconds:.1f} s"
-    assert wall < 15, f"{wall:.1f} s"  # the clock of a busy machine; the limit is on processor time
+    assert own < SECONDS
+    for megabytes, seconds in peaks:  # processor time, because the clock also counts what else runs here
+        assert megabytes < MEGABYTES and own + seconds < SECONDS, f"{megabytes:.0f} MB, {own + seconds:.1f} s"
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,9 @@ def test_every_attack_is_refused_by_the_reader(place, tmp_path_factory):
         if name.startswith(("bomb", "safetensors")):
             continue  # always tried the whole way, above
         begin = time.process_time()
+        budget = Budget()
         with pytest.raises(CheckpointError) as refusal:
-            raw_bytes.write(parse(memoryview(data), Budget()), io.BytesIO(), len(data))
+            raw_bytes.write(parse(memoryview(data), budget), io.BytesIO(), len(data), budget)
         assert phrase in refusal.value.message, (name, refusal.value.message)
         assert time.process_time() - begin < 2 * SECONDS, name
     assert not CORPUS["marker"].exists() and not list(place.iterdir())

@@ -75,6 +75,8 @@ def read(path: str | Path, *, sha256: str | None = None, cache: str | Path | Non
     from ganhub.hub import home, records
 
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is a folder or a device, not a checkpoint file.", "not_found")
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -111,5 +113,7 @@ def save(path: str | Path, networks: Mapping[str, Network], extra: Mapping[str, 
 
     if not extra.get("family"):
         raise CheckpointError(f"{Path(path).name} cannot be written without the name of its family.")
+    if not networks or any("." in part for part in networks):
+        raise CheckpointError(f"{Path(path).name} cannot be written: networks have names without dots, such as G.")
     json.dumps(dict(extra))
     tensors.save_ours(Path(path), networks, extra)

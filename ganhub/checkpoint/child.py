@@ -55,8 +55,9 @@ def main() -> int:
     gc.disable()  # millions of small containers, none of them garbage before the end
     try:
         data = memoryview(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
-        content = parse(data, Budget())
-        raw_bytes.write(content, out, size)
+        budget = Budget()
+        content = parse(data, budget)
+        raw_bytes.write(content, out, size, budget)
         out.flush()
         answer = {"format": content.format}
     except UnsafeCheckpoint as error:
@@ -65,5 +66,7 @@ def main() -> int:
         answer = {"refused": error.message}
     except MemoryError:
         answer = {"unsafe": "needs more memory than a checkpoint of its size should"}
+    except OSError as error:
+        answer = {"failed": error.strerror or str(error)}
     sys.stderr.write("\n" + json.dumps(answer) + "\n")
     return 0

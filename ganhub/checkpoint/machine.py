@@ -95,11 +95,10 @@ class Machine:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def line(self) -> str:
-        for stop in range(self.pos, min(self.pos + 256, len(self.data))):
-            if self.data[stop] == 0x0A:
-                raw = bytes(self.take(stop + 1 - self.pos))[:-1]
-                return raw.decode("utf-8", "backslashreplace")
-        raise CheckpointError("holds a name without an end")
+        length = bytes(self.data[self.pos : self.pos + 256]).find(b"\n")
+        if length < 0:
+            raise CheckpointError("holds a name without an end")
+        return bytes(self.take(length + 1)[:-1]).decode("utf-8", "backslashreplace")
 
     def pop(self) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
@@ -180,6 +179,7 @@ class Machine:
     def name(self, module: Any, name: Any) -> Token:
         if type(module) is not str or type(name) is not str:
             raise UnsafeCheckpoint("builds the name of a global out of something that is no text")
+        self.budget.spend("Python names")
         token = Token(module, name)
         if token not in KNOWN:
             raise foreign(module, name)

@@ -268,7 +268,7 @@ def _small(tensor: Tensor, budget: Budget) -> Any:
     if tensor.count > 256:
         return NOTHING
     budget.spend("values", tensor.count + 1)
-    return numbers(tensor)
+    return numbers(tensor, budget)
 
 
 def without_prefixes(tensors: dict[str, T]) -> dict[str, T]:

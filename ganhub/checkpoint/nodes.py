@@ -12,7 +12,9 @@ LIMITS = {
     "bytes of text": 64 << 20,
     "keys that are no text": 20_000,
     "keys that are tuples, bytes or fractions": 1_000,
-    "nested streams": 20_000,
+    "nested streams": 6_000,
+    "strided copies": 250_000,
+    "Python names": 10_000,
     "unpacked bytes": 256 << 20,
     "values": 250_000,
     "characters of names and settings": 4 << 20,
@@ -172,7 +174,7 @@ def integers(value: Any) -> tuple[int, ...]:
     Raises:
         UnsafeCheckpoint: it is no short list of whole numbers that a tensor could have.
     """
-    if type(value) not in (tuple, list) or len(value) > 16:
+    if type(value) not in (tuple, list) or len(value) > 8:
         raise UnsafeCheckpoint("holds a tensor whose shape is no short list")
     if any(type(n) is not int or not 0 <= n < 1 << 48 for n in value):
         raise UnsafeCheckpoint("holds a tensor with an impossible shape or stride")

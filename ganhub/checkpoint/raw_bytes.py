@@ -8,7 +8,7 @@ from array import array as machine_array
 from itertools import product as every
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ganhub.checkpoint.nodes import SIZES, Tensor
+from ganhub.checkpoint.nodes import SIZES, Budget, Tensor
 from ganhub.errors import CheckpointError, UnsafeCheckpoint
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ MAX_SHARING = 4
 """A file may hold views of the same numbers, but not blow up to more than this many times its size."""
 
 
-def contiguous(tensor: Tensor) -> bytes | memoryview:
+def contiguous(tensor: Tensor, budget: Budget) -> bytes | memoryview:
     """Little-endian bytes in row-major order; a view of the file where they already lie so."""
     width = SIZES[tensor.dtype]
     if tensor.count == 0:
@@ -36,7 +36,7 @@ def contiguous(tensor: Tensor) -> bytes | memoryview:
         packed = packed and (n == 1 or stride == step)
         step *= n
     begin = tensor.offset * width
-    data: bytes | memoryview = tensor.storage.data[begin : begin + size] if packed else _gather(tensor, width)
+    data: bytes | memoryview = tensor.storage.data[begin : begin + size] if packed else _gather(tensor, width, budget)
     if tensor.swapped:
         words = machine_array(_FORMS[width], bytes(data))
         words.byteswap()
@@ -46,7 +46,7 @@ def contiguous(tensor: Tensor) -> bytes | memoryview:
     return data
 
 
-def _gather(tensor: Tensor, width: int) -> bytes:
+def _gather(tensor: Tensor, width: int, budget: Budget) -> bytes:
     """Copies a strided tensor, by slices along its longest side."""
     assert tensor.storage.data is not None
     form: Any = _FORMS[width]
@@ -58,6 +58,7 @@ def _gather(tensor: Tensor, width: int) -> bytes:
         steps[i] = steps[i + 1] * tensor.shape[i + 1]
     long = max(range(len(tensor.shape)), key=lambda i: tensor.shape[i])
     n, read, write = tensor.shape[long], tensor.strides[long], steps[long]
+    budget.spend("strided copies", tensor.count // n)
     others = [i for i in range(len(tensor.shape)) if i != long]
     for index in every(*(range(tensor.shape[i]) for i in others)):
         start = tensor.offset + sum(at * tensor.strides[i] for at, i in zip(index, others, strict=True))
@@ -66,18 +67,18 @@ def _gather(tensor: Tensor, width: int) -> bytes:
     return target.tobytes()
 
 
-def numbers(tensor: Tensor) -> Any:
+def numbers(tensor: Tensor, budget: Budget) -> Any:
     """A small tensor as nested lists of Python numbers."""
     form = _VALUES.get(tensor.dtype)
     if form is None:
         return None
-    flat: Any = list(struct.unpack(f"<{tensor.count}{form}", contiguous(tensor)))
+    flat: Any = list(struct.unpack(f"<{tensor.count}{form}", contiguous(tensor, budget)))
     for n in reversed(tensor.shape[1:]):
         flat = [flat[i : i + n] for i in range(0, len(flat), n)] if n else []
     return flat if tensor.shape else flat[0]
 
 
-def write(content: Content, out: BinaryIO, source_size: int) -> None:
+def write(content: Content, out: BinaryIO, source_size: int, budget: Budget) -> None:
     """A safetensors file: tensors by number, and in its header a JSON text that says what they are.
 
     Raises:
@@ -111,4 +112,4 @@ def write(content: Content, out: BinaryIO, source_size: int) -> None:
     out.write(struct.pack("<Q", len(text)))
     out.write(text)
     for i in order:
-        out.write(contiguous(tensors[i]))
+        out.write(contiguous(tensors[i], budget))

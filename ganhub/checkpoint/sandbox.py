@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,6 +55,7 @@ def converted(file: BinaryIO, name: str, sha256: str, folder: Path) -> Path:
         raise CheckpointError(f"{name} was changed while it was read; try again.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix=f"{sha256[:12]}-") as work:
             made = Path(work) / "tensors"
             with made.open("w+b") as out:
@@ -69,6 +72,14 @@ def converted(file: BinaryIO, name: str, sha256: str, folder: Path) -> Path:
             f"{name} cannot be converted, because {folder} cannot be written: {error.strerror or error}."
         ) from error
     return target
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a process that was killed a day ago left behind."""
+    for rest in folder.glob("*-*"):
+        with contextlib.suppress(OSError):
+            if rest.is_dir() and time.time() - rest.stat().st_mtime > 86_400:
+                shutil.rmtree(rest)
 
 
 def _run(file: BinaryIO, out: BinaryIO, name: str) -> dict[str, Any]:
@@ -100,6 +111,8 @@ def _run(file: BinaryIO, out: BinaryIO, name: str) -> dict[str, Any]:
         raise UnsafeCheckpoint(
             f"{name} is refused: it {answer['unsafe']}. Nothing in it was run; get the file from its author."
         )
+    if "failed" in answer:
+        raise CheckpointError(f"{name} cannot be converted: {answer['failed']} (is the disk full?).")
     if "refused" in answer:
         raise CheckpointError(f"{name} {answer['refused']}.")
     raise UnsafeCheckpoint(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ganhub.checkpoint.nodes import Budget, shown
 from ganhub.errors import CheckpointError, UnsafeCheckpoint
 
-MAX_RECORDS = 100_000
+MAX_RECORDS = 20_000
 MAX_RATIO = 64
 """Weights shrink by a tenth; only bombs shrink by hundreds."""
 
