@@ -71,7 +71,7 @@ def detect(raw: RawCheckpoint) -> str:
     Raises:
         CheckpointError: none, or more than one; says what the file holds.
     """
-    if "family" in raw.extra:
+    if raw.format == "ganhub" and "family" in raw.extra:
         return str(raw.extra["family"])
     found = [name for name in FAMILIES if family(name).detect(raw)]
     if len(found) == 1:
