@@ -9,7 +9,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("GANHUB_SHARED", ROOT.parent / "shared"))
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1)))
 
 
 @pytest.fixture(autouse=True)

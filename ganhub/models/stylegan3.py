@@ -24,8 +24,8 @@ from ganhub.models._stylegan2_layers import FullyConnected
 from ganhub.models.stylegan2 import GeneratorMapping
 
 GAIN = math.sqrt(2)
-STRIP = 64
-"""Samples, at the higher rate, that one matrix product filters."""
+SMALL, STRIP = 192, 64
+"""Samples per side that are filtered at once, and those of a strip, at the higher rate, of what is larger."""
 CACHE = 1 << 20
 """Samples that a processor keeps at hand: so many are filtered up and down before the next."""
 LAYER = re.compile(r"synthesis\.L(\d+)_(\d+)_(\d+)\.weight$")
@@ -70,6 +70,14 @@ def build(part: str, config: dict[str, Any]) -> nn.Module:
     if part == "D":
         return stylegan2.build("D", config)
     return StyleGAN3Generator(**config)
+
+
+def prepare(network: nn.Module, precision: str) -> nn.Module:
+    """The network for inference; `fast` computes its convolutions in bfloat16."""
+    for layer in network.modules():
+        if isinstance(layer, Layer):
+            layer.fast = precision == "fast"
+    return network
 
 
 def widths(
@@ -257,6 +265,7 @@ class Layer(nn.Module):
         self.register_buffer("magnitude_ema", torch.ones([]))
         self.magnitude_ema: Tensor
         self.clamp = hyper["conv_clamp"]
+        self.fast = False
 
         rate = max(bands.rate[before], bands.rate[i]) * (1 if self.is_rgb else hyper["lrelu_upsampling"])
         self.up, self.down = rate // bands.rate[before], rate // bands.rate[i]
@@ -284,24 +293,26 @@ class Layer(nn.Module):
         unit = weight * weight.square().mean([1, 2, 3], keepdim=True).rsqrt()
         styles = styles * styles.square().mean(1, keepdim=True).rsqrt()
         demodulation = (styles.square() @ unit.square().sum([2, 3]).T + 1e-8).rsqrt()
-        x = F.conv2d(x * (styles * gain)[:, :, None, None], unit, padding=kernel - 1)
+        x = x * (styles * gain)[:, :, None, None]
+        if self.fast:  # the convolution alone: in bfloat16 the filters would alias
+            x, unit = x.bfloat16(), unit.bfloat16()
+        x = F.conv2d(x, unit, padding=kernel - 1)
         # The gain of the leaky ReLU goes in here, where the picture is smallest.
-        x = torch.addcmul(self.bias[:, None, None] * GAIN, x, (demodulation * GAIN)[:, :, None, None])
+        x = torch.addcmul(self.bias[:, None, None] * GAIN, x.to(w.dtype), (demodulation * GAIN)[:, :, None, None])
         return self._filtered_lrelu(x)
 
     def _filtered_lrelu(self, x: Tensor) -> Tensor:
         """Up, leaky ReLU, down: [N, C, H, H] -> [N, C, out_size, out_size]."""
-        wide = self.wide
-        (across,), low = _separable(self.up_filter, x), _separable(self.down_filter, x)
-        rise, run = (_bands(f * self.up, wide, x.shape[-1], 1, self.up, self.offset) for f in across)
-        falls = [[_bands(f, self.out_size, wide, self.down, 1, 0) for f in pair] for pair in low]
+        wide, up, down = self.wide, self.up, self.down
+        rise = _bands(_separable(self.up_filter, x) * up, wide, x.shape[-1], 1, up, self.offset)
+        fall = _bands(_separable(self.down_filter, x), self.out_size, wide, down, 1, 0)
 
         def filtered(x: Tensor) -> Tensor:
-            x = _along_rows(_along_columns(x, rise), run)
+            x = _filter(x, rise)
             x = F.leaky_relu(x, 0.2, inplace=not x.requires_grad)
             if self.clamp is not None:
                 x = F.hardtanh(x, -self.clamp, self.clamp, inplace=not x.requires_grad)
-            return sum((_along_columns(_along_rows(x, run), fall) for fall, run in falls), x.new_zeros([]))
+            return _filter(x, fall)
 
         planes = x.flatten(0, 1)
         at_once = max(CACHE // wide**2, 1) if x.device.type == "cpu" else len(planes)
@@ -351,47 +362,52 @@ def _kaiser_beta(taps: int, width: float) -> float:
     return 0.0
 
 
-def _separable(f: Tensor | None, like: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """A filter as the sum of (vertical, horizontal) pairs; radial ones need about half as many pairs as taps."""
+def _separable(f: Tensor | None, like: Tensor) -> Tensor:
+    """A filter as the sum of K products of a vertical and a horizontal one: [2, K, taps].
+
+    A radial filter needs about half as many products as it has taps.
+    """
     if f is None:
-        one = like.new_ones(1)
-        return [(one, one)]
+        return like.new_ones(2, 1, 1)
     if f.ndim == 1:
-        return [(f, f)]
+        return f.expand(2, 1, -1)
     u, s, v = torch.linalg.svd(f.double())
-    u, v = u * s.sqrt(), v.T * s.sqrt()
-    return [(u[:, k].to(like.dtype), v[:, k].to(like.dtype)) for k in range(len(s)) if s[k] > 1e-8 * s[0]]
+    k = s > 1e-8 * s[0]
+    return torch.stack([u.T[k], v[k]]).mul(s[k, None].sqrt()).to(like.dtype)
 
 
 Band = tuple[int, int, Tensor]
 
 
 def _bands(f: Tensor, rows: int, columns: int, row_step: int, column_step: int, offset: int) -> list[Band]:
-    """The matrix [rows, columns] that convolves with f, as strips of rows: (first column, last + 1, block).
+    """Matrices [2, K, rows, columns] that convolve with f [2, K, taps], as strips: (first column, last + 1, blocks).
 
-    It reads `columns` samples that stand at every `column_step`-th place behind `offset`, and writes every
-    `row_step`-th place. All but a narrow band of it is zero, so that its strips cost little more than the taps alone,
-    at the speed of matrix products.
+    They read `columns` samples that stand at every `column_step`-th place behind `offset`, and write every
+    `row_step`-th place. All but a narrow band of them is zero, so that strips of rows cost little more than the taps
+    alone, at the speed of matrix products.
     """
     bands = []
-    taps = f.flip(0)
-    for top in range(0, rows, STRIP // row_step):
-        bottom = min(top + STRIP // row_step, rows)
+    taps, last_tap = f.flip(2), f.shape[2] - 1
+    strip = STRIP // row_step if max(rows, columns) > SMALL else rows
+    for top in range(0, rows, strip):
+        bottom = min(top + strip, rows)
         first = max(-((offset - top * row_step) // column_step), 0)
-        last = min(((bottom - 1) * row_step + len(f) - 1 - offset) // column_step + 1, columns)
-        at = torch.arange(first, max(first, last), device=f.device) * column_step + offset
+        end = min(((bottom - 1) * row_step + last_tap - offset) // column_step + 1, columns)
+        at = torch.arange(first, max(first, end), device=f.device) * column_step + offset
         at = at - torch.arange(top, bottom, device=f.device)[:, None] * row_step
-        inside = (at >= 0) & (at < len(f))
-        bands.append((first, max(first, last), torch.where(inside, taps[at.clamp(0, len(f) - 1)], 0)))
+        inside = (at >= 0) & (at <= last_tap)
+        bands.append((first, max(first, end), torch.where(inside, taps[:, :, at.clamp(0, last_tap)], 0)))
     return bands
 
 
-def _along_columns(x: Tensor, bands: list[Band]) -> Tensor:
-    return torch.cat([block @ x[:, first:last] for first, last, block in bands], 1)
-
-
-def _along_rows(x: Tensor, bands: list[Band]) -> Tensor:
-    return torch.cat([x[:, :, first:last] @ block.T for first, last, block in bands], 2)
+def _filter(x: Tensor, bands: list[Band]) -> Tensor:
+    """x [P, H, W] through the bands of both directions, rows first: [P, rows, rows]."""
+    p, h, _ = x.shape
+    k = bands[0][2].shape[1]
+    runs = [(x[:, :, first:end] @ blocks[1].flatten(0, 1).T).view(p, h, k, -1) for first, end, blocks in bands]
+    x = torch.cat(runs, 3)  # [P, H, K, rows]
+    falls = [blocks[0].permute(1, 2, 0).flatten(1) for _, _, blocks in bands]  # [rows, columns * K]
+    return torch.cat([f @ x[:, b[0] : b[1]].flatten(1, 2) for f, b in zip(falls, bands, strict=True)], 1)
 
 
 def _generator_of(raw: RawCheckpoint) -> Network:
