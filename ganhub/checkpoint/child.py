@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import sys
+from typing import NoReturn
 
 from ganhub.checkpoint import raw_bytes
 from ganhub.checkpoint.formats import parse
@@ -47,7 +48,7 @@ def limit(size: int) -> None:
             resource.setrlimit(getattr(resource, name), (value, value))
 
 
-def main() -> int:
+def main() -> NoReturn:
     source, out = sys.stdin.buffer, sys.stdout.buffer
     size = os.fstat(source.fileno()).st_size
 
@@ -69,4 +70,5 @@ def main() -> int:
     except OSError as error:
         answer = {"failed": error.strerror or str(error)}
     sys.stderr.write("\n" + json.dumps(answer) + "\n")
-    return 0
+    sys.stderr.flush()
+    os._exit(0)  # what a full disk left unwritten must not be tried again, nor spoil the last line
