@@ -1,0 +1,61 @@
+"""What ships inside the package is what the registry says, and draws."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from ganhub import checkpoint, hub, models
+from ganhub.registry import EmbeddedSource, load_registry
+from ganhub.training._run import draw
+from ganhub.training.embedded import CARDS, PACKAGE, golden
+
+ROWS = [row for row in load_registry() if isinstance(row.source, EmbeddedSource)]
+each = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+
+
+def test_something_is_embedded_and_every_file_has_its_row():
+    assert ROWS
+    assert {row.source.embedded for row in ROWS} == {file.name for file in (PACKAGE / "embedded").iterdir()}
+
+
+@each
+def test_file_is_what_its_row_says(row):
+    file = hub.fetch(row, offline=True)
+    data = file.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == row.sha256 and len(data) == row.bytes
+    assert data[8:9] == b"{"  # safetensors: nothing to convert, nothing to run
+    assert len(data) < 8_000_000
+
+
+@pytest.fixture
+def network(row):
+    return models.read(checkpoint.read(hub.fetch(row, offline=True)), row.family, **row.config)
+
+
+@each
+def test_seed_0_draws_the_golden_picture(row, network):
+    assert network.img_size == (row.resolution, row.resolution)
+    assert row.golden["seed"] == 0
+    difference = np.abs(np.array(golden(network)) - np.array(row.golden["cells"])).max()
+    assert difference <= 1
+
+
+@each
+def test_pictures_differ(row, network):
+    pictures = draw(network, range(64)).float() / 255
+    assert pictures.std(dim=0).mean() > 0.08  # from seed to seed
+    assert pictures.flatten(1).std(dim=1).min() > 0.03  # and within each
+    flat = pictures.flatten(1)
+    nearest = (torch.cdist(flat, flat) + torch.eye(64) * 1e9).min(dim=1).values / flat.shape[1] ** 0.5
+    assert nearest.min() > 0.02  # no two are the same
+
+
+@each
+def test_every_row_has_an_honest_card(row):
+    card = (CARDS / f"{row.id}.md").read_text(encoding="utf-8")
+    assert f"({row.id}.png)" in card and (CARDS / f"{row.id}.png").stat().st_size < 300_000
+    for heading in ("## Training", "## What was measured", "## Limits"):
+        assert heading in card
+    assert row.license in card and row.credit and row.dataset
