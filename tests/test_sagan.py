@@ -57,22 +57,25 @@ class Original(nn.Module):
             setattr(self, f"l{number}", nn.Sequential(layer, nn.BatchNorm2d(width), nn.ReLU()))
             before = width
         self.last = nn.Sequential(nn.ConvTranspose2d(before, 3, 4, 2, 1), nn.Tanh())
-        for number, width in enumerate(attended, 1):
-            attention = sagan.Attention(width, max(1, width // 8))
+        for number, layer in enumerate(attended, 1):
+            attention = sagan.Attention(widths[layer - 1], 2)
             attention.gamma.data.fill_(0.7)
             setattr(self, f"attn{number}", attention)
         self.widths, self.attended = widths, attended
 
     def forward(self, z):
         x = z[:, :, None, None]
-        for number, width in enumerate(self.widths, 1):
+        for number in range(1, len(self.widths) + 1):
             x = getattr(self, f"l{number}")(x)
-            if width in self.attended:
-                x = getattr(self, f"attn{self.attended.index(width) + 1}")(x)
+            if number in self.attended:
+                x = getattr(self, f"attn{self.attended.index(number) + 1}")(x)
         return self.last(x)
 
 
-@pytest.mark.parametrize(("widths", "attended"), [((16, 8), (8,)), ((24, 16, 8, 4), (8, 4)), ((8, 8, 4), (4,))])
+@pytest.mark.parametrize(
+    ("widths", "attended"),
+    [((16, 8), (2,)), ((24, 16, 8, 4), (3, 4)), ((8, 8, 4), (3,)), ((8, 4, 4), (2, 3)), ((8, 8, 4), (2, 3))],
+)
 def test_other_sizes_with_torchs_own_normalisation(widths, attended):
     torch.manual_seed(1)
     net = Original(widths, attended)

@@ -177,7 +177,6 @@ def _layers(tensors: dict[str, Tensor], part: str) -> tuple[list[Spec], dict[str
     stages = sorted({int(m[1]) for key in tensors if (m := re.match(r"l(\d+)\.", key))})
     if not stages or stages != list(range(1, len(stages) + 1)):
         raise CheckpointError("it has no layers l1, l2, ...")
-    attentions = sorted({key.split(".")[0] for key in tensors if re.match(r"attn\d+\.", key)})
     specs: list[Spec] = []
     renamed: dict[str, Tensor] = {}
     taken: set[str] = set()
@@ -188,6 +187,7 @@ def _layers(tensors: dict[str, Tensor], part: str) -> tuple[list[Spec], dict[str
             taken.add(key)
         specs.append(spec)
 
+    attended = _attended(tensors, len(stages), part)
     for name in [*(f"l{number}" for number in stages), "last"]:
         prefix = f"{name}.0.module." if f"{name}.0.module.weight_bar" in tensors else f"{name}.0."
         spectral = prefix.endswith("module.")
@@ -207,13 +207,36 @@ def _layers(tensors: dict[str, Tensor], part: str) -> tuple[list[Spec], dict[str
             tensors.setdefault(f"{name}.1.num_batches_tracked", torch.tensor(0))
             add(["norm", outside, 1e-5], f"{name}.1.")
         add(["relu"] if part == "G" else ["leaky_relu", 0.1])
-        for attention in attentions:
-            value, query = (tensors.get(f"{attention}.{conv}.weight") for conv in ("value_conv", "query_conv"))
-            if value is not None and query is not None and len(value) == outside:
-                add(["attention", outside, len(query)], f"{attention}.")
+        if name in attended:
+            add(["attention", outside, len(tensors[f"{attended[name]}.query_conv.weight"])], f"{attended[name]}.")
     if part == "G":
         add(["tanh"])
     left = [key for key in tensors if key not in taken]
     if left:
         raise CheckpointError(f"'{left[0]}' has no place in it.")
     return specs, renamed
+
+
+def _attended(tensors: dict[str, Tensor], stages: int, part: str) -> dict[str, str]:
+    """The attention after each layer that has one: the last layer of its width that no later attention follows."""
+    found: dict[str, str] = {}
+    numbers = {int(m[1]) for key in tensors if (m := re.match(r"attn(\d+)\.value_conv\.weight$", key))}
+    below = stages + 1
+    for attention in (f"attn{number}" for number in sorted(numbers, reverse=True)):
+        width = len(tensors[f"{attention}.value_conv.weight"])
+        if f"{attention}.query_conv.weight" not in tensors:
+            raise CheckpointError(f"'{attention}' has no query_conv.")
+        fits = [stage for stage in range(1, below) if _width(tensors, f"l{stage}", part) == width]
+        if not fits:
+            raise CheckpointError(f"'{attention}' is {width} wide, and no layer that it can follow is.")
+        below = fits[-1]
+        found[f"l{below}"] = attention
+    return found
+
+
+def _width(tensors: dict[str, Tensor], layer: str, part: str) -> int:
+    for name in ("0.module.weight_bar", "0.weight"):
+        weight = tensors.get(f"{layer}.{name}")
+        if weight is not None and weight.dim() == 4:
+            return weight.shape[1 if part == "G" else 0]
+    return 0
