@@ -72,7 +72,9 @@ def _case(case: Case) -> Iterator[Line]:
             return
     opened, unreadable = networks.of_case(case)
     for sentence in unreadable:
-        yield {"ok": False, "error": sentence}
+        yield {"arrays": 1 if opened else len(case.outputs), "ok": False, "error": sentence}
+    if not opened:
+        return
     for name in case.outputs:
         yield from _array(case, name, opened, tolerances)
 

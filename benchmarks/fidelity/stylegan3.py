@@ -9,7 +9,7 @@ from torch import Tensor
 from ganhub.models.stylegan3 import user_transform
 
 from . import stylegan2
-from .rules import NOT_UNDERSTOOD, Ask, Rules, Skip, watching
+from .rules import Ask, Rules, Skip, watching
 
 RULES = Rules()
 
@@ -53,7 +53,7 @@ def _movement(name: str) -> tuple[tuple[float, float], float]:
     """`t_03_m02_r30` is a move by (0.3, -0.2) picture sides and a turn by 30 degrees; `t0` is no move."""
     match = re.fullmatch(r"t(?:0|_(m?\d+)_(m?\d+))_r(m?\d+)", name)
     if not match:
-        raise Skip(NOT_UNDERSTOOD)
+        raise Skip("a user transform that its name does not tell: it is what other arrays are given")
     x, y, turn = match.groups()
     return (_decimal(x), _decimal(y)), float(turn.replace("m", "-"))
 
