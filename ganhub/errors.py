@@ -53,6 +53,6 @@ class BadInput(GanHubError):
 
 class EngineError(GanHubError):
     """The engine refused or lost a job (`queue_full`, `visitor_limit`, `deadline`, `cancelled`,
-    `out_of_memory`, `bad_output`, `closed`, `device_lost`)."""
+    `out_of_memory`, `bad_output`, `failed`, `in_use`, `closed`, `device_lost`)."""
 
     code = "engine"
