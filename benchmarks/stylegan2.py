@@ -72,11 +72,16 @@ def random_generator(settings: argparse.Namespace) -> stylegan2.Generator:
         if name.endswith("noise_strength") or (name.endswith("bias") and "affine" not in name):
             value.copy_(torch.randn(value.shape) * 0.2)
     G.eval().requires_grad_(False)
-    deviation = G(torch.randn(1, G.z_dim)).std()
+    deviation = G(latents(settings)).std()
     for name, value in G.named_parameters():
         if name.endswith(("torgb.weight", "torgb.bias")):
             value.mul_(0.5 / deviation)
     return G
+
+
+def latents(settings: argparse.Namespace) -> torch.Tensor:
+    """The z [batch, 512] of the pictures that are drawn."""
+    return torch.randn(settings.batch, 512, generator=torch.Generator().manual_seed(settings.seed))
 
 
 def _compare(settings: argparse.Namespace) -> None:
@@ -84,8 +89,7 @@ def _compare(settings: argparse.Namespace) -> None:
     sides = SIDES if settings.peer else ("own",)
     with tempfile.TemporaryDirectory() as folder:
         torch.save(G.state_dict(), Path(folder) / "weights.pt")
-        z = torch.randn(settings.batch, G.z_dim, generator=torch.Generator().manual_seed(settings.seed + 1))
-        torch.save(G.mapping(z), Path(folder) / "ws.pt")
+        torch.save(G.mapping(latents(settings)), Path(folder) / "ws.pt")
         workers = {side: _start(side, folder) for side in sides}
         first = {side: _ask(worker, "first") for side, worker in workers.items()}
         times: dict[str, list[dict[str, float]]] = {side: [] for side in sides}

@@ -16,22 +16,24 @@ from ganhub.models._ops import ACTIVATIONS, bias_act, conv2d_resample, normalize
 class FullyConnected(nn.Module):
     """`act(x @ W^T * gain + b * lr)`: weights of unit variance, scaled at run time (equalised learning rate)."""
 
-    def __init__(self, inputs: int, outputs: int, act: str = "linear", lr: float = 1.0, bias: float = 0.0):
+    def __init__(self, inputs: int, outputs: int, act: str = "linear", lr: float = 1.0, bias: float | None = 0.0):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr)
-        self.bias = nn.Parameter(torch.full((outputs,), bias))
+        self.bias = None if bias is None else nn.Parameter(torch.full((outputs,), bias))
         self.act, self.lr, self.gain = act, lr, lr / sqrt(inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gain == self.lr == 1:
             return bias_act(F.linear(x, self.weight, self.bias), act=self.act)
-        return bias_act(F.linear(x, self.weight * self.gain, self.bias * self.lr), act=self.act)
+        b = None if self.bias is None else self.bias * self.lr
+        return bias_act(F.linear(x, self.weight * self.gain, b), act=self.act)
 
     def fold(self) -> None:
         """Scales the weights once and for all, for inference."""
         with torch.no_grad():
             self.weight.mul_(self.gain)
-            self.bias.mul_(self.lr)
+            if self.bias is not None:
+                self.bias.mul_(self.lr)
         self.gain = self.lr = 1.0
 
 
@@ -89,7 +91,7 @@ class Mapping(nn.Module):
         super().__init__()
         self.z_dim, self.c_dim, self.labels, self.w_avg_beta = z_dim, c_dim, labels, w_avg_beta
         if c_dim:
-            self.embed = FullyConnected(c_dim, embed_features)
+            self.embed = FullyConnected(c_dim, embed_features, bias=0.0 if labels == "embed" else None)
         widths = [z_dim + (embed_features if c_dim else 0), *features]
         for i in range(len(features)):
             self.add_module(f"fc{i}", FullyConnected(widths[i], widths[i + 1], act, lr))
