@@ -111,9 +111,8 @@ def from_hub(request: dict[str, Any], report: Reporter) -> dict[str, str]:
     if known.commit_hash is None or known.etag is None:
         raise Refused("not_a_hub", f"what answers at {endpoint()} is not a Hub; {PORTAL}")
     if known.commit_hash != request["revision"]:
-        raise Refused(
-            "wrong_revision", f"{endpoint()} gives commit {known.commit_hash[:12]} for {request['revision'][:12]}"
-        )
+        commit, wanted = known.commit_hash[:12], request["revision"][:12]
+        raise Refused("wrong_revision", f"{endpoint()} gives commit {commit} for {wanted}; check HF_ENDPOINT")
     wanted = request["sha256"]
     if wanted and len(known.etag) == 64 and known.etag != wanted:
         raise Refused(
@@ -233,8 +232,8 @@ def explain_hub(error: hub.HfHubHTTPError, request: dict[str, Any]) -> Refused:
     page = f"{endpoint()}/{prefix}{name}"
     token = get_token() is not None
     if isinstance(error, hub.GatedRepoError):
-        how = "with the account of your HF_TOKEN" if token else "then set HF_TOKEN to a token of that account"
-        return Refused("gated", f"its owner wants the licence accepted first; open {page}, accept it {how}")
+        how = " with the account of your HF_TOKEN" if token else ", then set HF_TOKEN to a token of that account"
+        return Refused("gated", f"its owner wants the licence accepted first; open {page}, accept it{how}")
     if isinstance(error, hub.RevisionNotFoundError):
         return Refused(
             "revision_not_found", f"commit {request['revision'][:12]} is gone from {page}; choose another row"
