@@ -160,6 +160,10 @@ def test_geometry_that_only_the_row_can_tell():
     assert torch.allclose(G(z), net(z[:, :, None, None]), atol=1e-6)
     with pytest.raises(CheckpointError, match="each of the 4 convolutions"):
         dcgan.read(file, geometry=[[2, 0]])
+    with pytest.raises(CheckpointError, match="smaller than its stride"):
+        dcgan.read(file, geometry=[[2, 0, 2], [1, 0], [2, 0], [2, 0]])
+    with pytest.raises(CheckpointError, match="leaves no pixel"):
+        dcgan.read(file, geometry=[[2, 9], [1, 0], [2, 0], [2, 0]])
 
 
 class Upsampling(nn.Module):
@@ -252,6 +256,11 @@ def test_options_are_checked():
         dcgan.read(file, size=32)
     with pytest.raises(CheckpointError, match="must be tanh, sigmoid or none"):
         dcgan.read(file, output="softmax")
+    for wrong in ({"img_size": "32"}, {"geometry": [[0, 1]]}, {"classes": True}, {"norm_eps": 0}, {"activation": []}):
+        with pytest.raises(CheckpointError, match=f"config.{next(iter(wrong))} must be"):
+            dcgan.read(file, **wrong)
+    with pytest.raises(CheckpointError, match="leaves nothing"):
+        dcgan.read(file, classes=6)
     assert torch.equal(dcgan.read(file, output="sigmoid").eval()(torch.zeros(1, 6)) >= -1, torch.ones(1, 3, 32, 32) > 0)
     with pytest.raises(BadInput, match="width 6, not 7"):
         dcgan.read(file)(torch.zeros(1, 7))

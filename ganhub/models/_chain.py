@@ -245,14 +245,53 @@ def first_fit(
     raise CheckpointError(f"{name} is no chain of layers: {reason}".rstrip(".") + ".") from reason
 
 
+def _count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(_count(side) for side in value)
+
+
+def _places(value: Any) -> bool:
+    """[stride, padding] or [stride, padding, output_padding], one for each convolution."""
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(one, (list, tuple)) and len(one) in (2, 3) and _count(one[0]) and all(_count(n, 0) for n in one)
+        for one in value
+    )
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "activation": ("a name, or [name, slope]", lambda v: isinstance(v, (str, list, tuple)) and len(v) > 0),
+    "output": ("tanh, sigmoid or none", lambda v: v in ("tanh", "sigmoid", "none")),
+    "img_size": ("a number of pixels, or [height, width]", lambda v: _count(v) or _pair(v)),
+    "img_channels": ("a number of channels", _count),
+    "geometry": ("[stride, padding] or [stride, padding, output_padding] for each convolution", _places),
+    "norm_eps": ("a number above 0", lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0),
+    "z_distribution": ("normal or uniform", lambda v: v in ("normal", "uniform")),
+    "classes": ("a number of classes", _count),
+    "label_first": ("true or false", _is_bool),
+    "first_activation": ("true or false", _is_bool),
+    "upsample": ("nearest or bilinear", lambda v: v in ("nearest", "bilinear")),
+}
+
+
 def check_options(config: dict[str, Any], known: set[str]) -> None:
-    """
+    """The row's config holds nothing but what the family knows, each of its kind.
+
     Raises:
-        CheckpointError: the row's config has a key that the family does not know.
+        CheckpointError: it does not; names the key.
     """
-    for key in config:
+    for key, value in config.items():
         if key not in known:
             raise CheckpointError(f"config.{key} means nothing to this family; it knows {', '.join(sorted(known))}.")
+        kind, fits = _OPTIONS[key]
+        if not fits(value):
+            raise CheckpointError(f"config.{key} must be {kind}, not {value!r}.")
 
 
 def activation(config: dict[str, Any], default: str) -> Spec:
@@ -263,21 +302,13 @@ def activation(config: dict[str, Any], default: str) -> Spec:
     """
     named = config.get("activation", default)
     spec = list(named) if isinstance(named, (list, tuple)) else [named]
-    if spec[0] not in ACTIVATIONS:
-        raise CheckpointError(f"config.activation '{spec[0]}' is unknown; there are {', '.join(ACTIVATIONS)}.")
+    known = spec[0] in ACTIVATIONS
+    slope = spec[1:] == [] or (spec[0] == "leaky_relu" and len(spec) == 2 and isinstance(spec[1], (int, float)))
+    if not (known and slope):
+        raise CheckpointError(
+            f"config.activation {named!r} is unknown; there are {', '.join(ACTIVATIONS)}, and [leaky_relu, slope]."
+        )
     return spec
-
-
-def output(config: dict[str, Any], default: str) -> str:
-    """The last activation: `tanh`, `sigmoid` or `none`.
-
-    Raises:
-        CheckpointError: it is none of these.
-    """
-    named = config.get("output", default)
-    if named not in ("tanh", "sigmoid", "none"):
-        raise CheckpointError(f"config.output '{named}' must be tanh, sigmoid or none.")
-    return named
 
 
 def label(
@@ -298,6 +329,8 @@ def label(
         classes = config.get("classes", 0)
         if not classes:
             return None, width
+        if classes >= width:
+            raise CheckpointError(f"config.classes {classes} leaves nothing of the {width} numbers for z.")
         return {"classes": classes, "dim": classes, "join": "one_hot", "first": first}, width - classes
     classes, dim = embeddings[0].shape
     if dim > width:

@@ -6,7 +6,7 @@ spectral normalisation and classes. What shapes cannot tell has these defaults, 
 
 - `img_size`: kernels of even size double the picture, those of size 3 and more do too, except that one channel means
   28 pixels (digits) where the shapes allow 28;
-- `geometry`: `[stride, padding]` or `[stride, padding, output_padding]` of every convolution, for anything else;
+- `geometry`: `[stride, padding]` or `[stride, padding, output_padding]` of every convolution of G, for anything else;
 - `activation`: `relu` for G, `leaky_relu` for D and for the dialects that are known to use it;
 - `output`: `tanh` for G, `sigmoid` for D; `norm_eps`: 1e-5, and 0.8 in the dialect of PyTorch-GAN;
 - `first_activation`: whether one follows the first layer (not in the names `generator_deconv`);
@@ -230,6 +230,8 @@ def _generator(body: list[Found], modules: list[Found], config: dict[str, Any]) 
             places = [stride, padding, extra] if kind == "conv_t" else [stride, padding]
             steps.append(([kind, inside, outside, kernel, *places, module.bias], module))
             size = _grown(kind, size, kernel, geometry[number])
+            if size < 1:
+                raise module.misfit("leaves no pixel of the picture; see config.geometry")
         else:
             eps = config.get("norm_eps", dialect.norm_eps)
             if module.kind == "norm":
@@ -244,7 +246,7 @@ def _generator(body: list[Found], modules: list[Found], config: dict[str, Any]) 
         if _chain.active(module, body[number + 1], done) and (first_active or not first):
             steps.append((hidden, None))
             done = True
-    last = _chain.output(config, "tanh")
+    last = config.get("output", "tanh")
     steps.append(([last], None))
 
     taken = body[0].shape[1] if flat else body[0].shape[0]
@@ -279,16 +281,20 @@ def _geometry(
     places = [number for number, module in enumerate(body) if module.kind == "conv"]
     if "geometry" in config:
         given = config["geometry"]
-        if len(given) != len(places) or any(len(one) not in (2, 3) for one in given):
+        if len(given) != len(places):
             raise CheckpointError(
                 f"config.geometry must give [stride, padding] or [stride, padding, output_padding] for each of the "
                 f"{len(places)} convolutions."
             )
+        if any(len(one) == 3 and one[2] >= one[0] for one in given):
+            raise CheckpointError("config.geometry: an output_padding must be smaller than its stride.")
         return {number: (*one, 0)[:3] for number, one in zip(places, given, strict=True)}  # type: ignore[misc]
     choices = [
         _choices(kinds[number], body[number].shape[2], first=number == 0, last=number == len(body) - 1)
         for number in places
     ]
+    if math.prod(len(options) for options in choices) > 10_000:
+        raise CheckpointError("its shapes leave too much open; say config.geometry for every convolution.")
     sizes: dict[int, list[tuple[Geometry, ...]]] = {}
     for chosen in itertools.product(*choices):
         size = start
@@ -362,13 +368,15 @@ def _discriminator(
         if number + 1 < len(body) and _chain.active(module, body[number + 1], done):
             steps.append((hidden, None))
             done = True
-    steps.append(([_chain.output(config, "sigmoid")], None))
+    steps.append(([config.get("output", "sigmoid")], None))
     facts = {"layers": [spec for spec, _ in steps], "img_channels": body[0].shape[1], "img_size": [size, size]}
     return steps, facts
 
 
 def _halvings(body: list[Found], config: dict[str, Any]) -> tuple[int, list[tuple[int, int]]]:
     convolutions = [module for module in body if module.kind == "conv"]
+    if "geometry" in config:
+        raise CheckpointError("config.geometry is for generators; a discriminator halves the picture.")
     flat = body[-1].kind == "linear"
     halving = len(convolutions) if flat else len(convolutions) - 1
     geometry = [(2, (module.shape[2] - 1) // 2) for module in convolutions[:halving]]

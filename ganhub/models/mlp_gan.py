@@ -106,7 +106,7 @@ def _steps(body: list[Found], part: str, config: dict[str, Any]) -> list[Step]:
         if after is not None and _chain.active(module, after, done):
             steps.append((hidden, None))
             done = True
-    last = _chain.output(config, "tanh" if part == "G" else "sigmoid")
+    last = config.get("output", "tanh" if part == "G" else "sigmoid")
     return steps + [([last], None)]
 
 
