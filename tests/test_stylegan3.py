@@ -153,6 +153,10 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(CheckpointError, match="synthesis layers"):
         only = {"synthesis.input.freqs": torch.zeros(2, 2)}
         models.read(RawCheckpoint("cut.pkl", "torch", {"": Network("", {}, only)}), "stylegan3")
+    G = small()
+    G.synthesis.get_submodule(G.synthesis.layer_names[0]).up_filter.fill_(math.nan)
+    with pytest.raises(CheckpointError, match="up_filter"):
+        models.read(as_file(G))
     with pytest.raises(CheckpointError, match="no setting 'conv_clmap'"):
         stylegan3.build("G", {**small().config, "conv_clmap": 1})
     with pytest.raises(BadInput, match="classes"):

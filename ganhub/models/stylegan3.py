@@ -62,6 +62,9 @@ def read(raw: RawCheckpoint, part: str = "G", **config: Any) -> nn.Module:
     network = _generator_of(raw)
     generator = build("G", {**_config(raw.name, network), **config})
     load_strictly(generator, network.tensors, raw.name)
+    for key, tensor in network.tensors.items():
+        if key.endswith("_filter") and not tensor.isfinite().all():
+            raise CheckpointError(f"{raw.name} is damaged: '{key}' is no filter, some of its values are not finite.")
     return generator
 
 
@@ -214,9 +217,8 @@ class FourierFeatures(nn.Module):
         radius = bandwidth * torch.rand(channels, 1).sqrt()  # uniform over the disc
         self.weight = nn.Parameter(torch.randn(channels, channels))
         self.affine = FullyConnected(w_dim, 4)
-        with torch.no_grad():  # at first every latent leaves the plane where it is
-            self.affine.weight.zero_()
-            self.affine.bias.copy_(torch.tensor([1.0, 0, 0, 0]))
+        self.affine.weight = nn.Parameter(torch.zeros(4, w_dim))  # at first every latent leaves the plane where it is
+        self.affine.bias = nn.Parameter(torch.tensor([1.0, 0, 0, 0]))
         self.register_buffer("transform", torch.eye(3))
         self.register_buffer("freqs", direction * radius)
         self.register_buffer("phases", torch.rand(channels) - 0.5)
