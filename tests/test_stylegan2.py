@@ -396,3 +396,31 @@ def test_errors_name_file_and_cause():
 
 def test_config_is_json():
     assert json.loads(json.dumps(small().config)) == small().config
+
+
+def test_pictures_may_be_enlarged_by_another_filter():
+    """rosinality's generator with other taps keeps the default ones for its pictures."""
+    G = small(resample_filter=[1, 2, 5, 7], rgb_filter=[1, 3, 3, 1])
+    ws = G.mapping(torch.randn(1, 16))
+    assert not torch.allclose(G.synthesis(ws), small(resample_filter=[1, 2, 5, 7]).synthesis(ws), atol=1e-2)
+    close(stylegan2.prepare(G, "exact").synthesis(ws), G.synthesis(ws))
+    tensors = {"input.input": G.synthesis.b4.const[None]}
+    for i in range(1, 3):
+        tensors |= {f"style.{i}.{k}": v for k, v in G.mapping.get_submodule(f"fc{i - 1}").named_parameters()}
+    for level, block in enumerate(G.synthesis.children()):
+        for name, layer in block.named_children():
+            j = 2 * (level - 1) + int(name[-1] == "1")
+            there = f"to_rgbs.{level - 1}" if name == "torgb" else f"convs.{j}"
+            there = there if level else ("to_rgb1" if name == "torgb" else "conv1")
+            tensors[f"{there}.conv.weight"] = layer.weight[None]
+            tensors[f"{there}.conv.modulation.weight"] = layer.affine.weight
+            tensors[f"{there}.conv.modulation.bias"] = layer.affine.bias
+            if name == "torgb":
+                tensors[f"{there}.bias"] = layer.bias[None, :, None, None]
+                tensors |= {f"{there}.upsample.kernel": block.f * 4} if level else {}
+                continue
+            tensors |= {f"{there}.noise.weight": layer.noise_strength[None], f"{there}.activate.bias": layer.bias}
+            tensors[f"noises.noise_{j + 1}"] = layer.noise_const[None, None]
+            tensors |= {f"{there}.conv.blur.kernel": layer.f * 4} if name == "conv0" else {}
+    raw = RawCheckpoint("x.pt", "torch", {"g_ema": Network("", {}, tensors)})
+    close(read(raw, "stylegan2").synthesis(ws), G.synthesis(ws))

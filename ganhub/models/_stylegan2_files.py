@@ -199,12 +199,12 @@ def _common(t: Tensors, ask: Ask) -> dict[str, Any]:
     """Settings that shapes cannot tell; takes the filters out of the tensors, which the config carries."""
     filters = {key: t.pop(key) for key in list(t) if key.endswith("resample_filter")}
     stated = ask("resample_filter", [1, 3, 3, 1])
-    # Only blocks and resampling layers use theirs; the others hold the default, which says nothing.
-    used = [f for key, f in filters.items() if re.search(r"b\d+\.resample_filter$", key)]
-    if used:
-        expected = setup_filter(stated)
-        if used[-1].shape != expected.shape or not torch.allclose(used[-1].float(), expected, atol=1e-6):
-            stated = used[-1].tolist()
+    own = _taps(filters, r"b\d+\.resample_filter$", stated)
+    # Only layers that resample use theirs; the others hold the default, which says nothing.
+    inside = (
+        r"conv0\.resample_filter$" if any(key.startswith("synthesis.") for key in t) else r"conv1\.resample_filter$"
+    )
+    taps = _taps(filters, inside, own)
     clamp = ask("conv_clamp", None)
     return {
         "mapping_lr": float(ask("mapping_lr", 0.01)),
@@ -212,8 +212,19 @@ def _common(t: Tensors, ask: Ask) -> dict[str, Any]:
         "activation": ask("activation", "lrelu"),
         "num_fp16_res": int(ask("num_fp16_res", 0) or 0),
         "conv_clamp": None if clamp is None else float(clamp),
-        "resample_filter": stated if stated is None else list(stated),
+        "resample_filter": taps,
+        **({"rgb_filter": own} if own != taps else {}),
     }
+
+
+def _taps(filters: Tensors, pattern: str, stated: Any) -> list[Any] | None:
+    """The taps of the filters of that name, in the words of `stated` where those are right."""
+    used = [f for key, f in filters.items() if re.search(pattern, key)]
+    if used:
+        expected = setup_filter(stated)
+        if used[-1].shape != expected.shape or not torch.allclose(used[-1].float(), expected, atol=1e-6):
+            return used[-1].tolist()
+    return stated if stated is None else list(stated)
 
 
 def _last_size(raw: RawCheckpoint, area: int, height: int) -> tuple[int, int]:
@@ -369,7 +380,8 @@ def _rosinality_generator(raw: RawCheckpoint, found: Found) -> Tensors:
             layer = "torgb" if m[1].startswith("to_rgb") else f"conv{int(convs) % 2 if convs else 1}"
             name = f"synthesis.b{height << level}"
             if rest in ("conv.blur.kernel", "upsample.kernel"):
-                t[f"{name}.resample_filter"] = value / 4  # stored with the gain of the enlargement
+                inside = ".conv0" if rest.startswith("conv") else ""
+                t[f"{name}{inside}.resample_filter"] = value / 4  # stored with the gain of the enlargement
                 continue
             rest = {"noise.weight": "noise_strength", "activate.bias": "bias"}.get(rest, rest)
             rest = rest.replace("conv.modulation.", "affine.").removeprefix("conv.")

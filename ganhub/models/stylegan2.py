@@ -158,12 +158,13 @@ class SynthesisBlock(nn.Module):
         half_precision: bool,
         architecture: str,
         f: Tensor,
+        rgb_f: Tensor,
         clamp: float | None,
         **layer: Any,
     ):
         super().__init__()
         self.architecture, self.half_precision = architecture, half_precision
-        self.register_buffer("f", f, persistent=False)
+        self.register_buffer("f", rgb_f, persistent=False)
         if inputs:
             self.conv0 = SynthesisLayer(inputs, outputs, w_dim, size, up=2, f=f, clamp=clamp, **layer)
             if architecture == "resnet":
@@ -208,11 +209,13 @@ class Synthesis(nn.Module):
         architecture: str,
         num_fp16_res: int,
         resample_filter: Any,
+        rgb_filter: Any,
         conv_clamp: float | None,
         **layer: Any,
     ):
         super().__init__()
         f = setup_filter(resample_filter)
+        rgb_f = f if rgb_filter is None else setup_filter(rgb_filter)
         # The first resolution has one convolution, every other one two; a picture layer shares the w of the
         # convolution that follows it, and the last one has its own.
         self.w_dim, self.num_ws = w_dim, 2 * len(channels)
@@ -228,6 +231,7 @@ class Synthesis(nn.Module):
                 half_precision=i >= max(len(channels) - num_fp16_res, 1),
                 architecture=architecture,
                 f=f,
+                rgb_f=rgb_f,
                 clamp=conv_clamp,
                 **layer,
             )
@@ -270,6 +274,7 @@ class Generator(nn.Module):
         num_fp16_res: how many of the highest resolutions compute in half precision unless `force_fp32`.
         conv_clamp: limit of every convolution's output; None for none.
         resample_filter: taps, one row or a rectangle.
+        rgb_filter: the taps that enlarge pictures, where they differ.
     """
 
     z_distribution = "normal"
@@ -292,6 +297,7 @@ class Generator(nn.Module):
         num_fp16_res: int = 0,
         conv_clamp: float | None = None,
         resample_filter: Any = (1, 3, 3, 1),
+        rgb_filter: Any = None,
         activation: str = "lrelu",
         kernel_size: int = 3,
         use_noise: bool = True,
@@ -308,6 +314,7 @@ class Generator(nn.Module):
             architecture,
             num_fp16_res,
             resample_filter,
+            rgb_filter,
             conv_clamp,
             kernel=kernel_size,
             act=activation,
