@@ -94,6 +94,7 @@ def build_app(
         gr.HTML(f"<p>{html.escape(FOOTER)}</p>", elem_id="notice")
         demo.load(tab_of_address(list(tabs)), None, bar, **QUIET)
         gr.on([demo.load, gr.Timer(10).tick], lambda: status_line(engine), None, status, **QUIET)
+    demo.engine = engine
     demo.warm = [task for context in contexts for task in context.warm]
     return demo
 

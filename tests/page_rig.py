@@ -31,14 +31,30 @@ class App:
         self.url = f"http://127.0.0.1:{self.port}"
         self.home = folder / "home"
         self.log = folder / "app.log"
-        settings = {"GANHUB_HOME": str(self.home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **env}
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        settings = {
+            "TMPDIR": str(self.temporary),
+            "GANHUB_HOME": str(self.home),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(ROOT),
+            **env,
+        }
         command = [sys.executable, str(ROOT / "app.py"), "--registry", str(registry), "--port", str(self.port)]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 command, cwd=folder, env={**os.environ, **settings}, stdout=log, stderr=subprocess.STDOUT
             )
 
-    def wait(self, seconds: float = 120) -> "App":
+    def wait(self, seconds: float = 240) -> "App":
+        """Until the page answers; an app that does not is ended."""
+        try:
+            return self._wait(seconds)
+        except BaseException:
+            self.process.kill()
+            raise
+
+    def _wait(self, seconds: float) -> "App":
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log.read_text()

@@ -182,7 +182,11 @@ class GenerateTab:
             with gr.Row():
                 self.part = gr.Dropdown(list(LAYERS), value="Pose and shape", label="Take over", min_width=150)
                 controls["layers"] = gr.Textbox(
-                    DEFAULTS["layers"], label="Layers", info="From 0, the coarsest", min_width=110
+                    DEFAULTS["layers"],
+                    label="Layers",
+                    info="From 0, the coarsest",
+                    min_width=110,
+                    elem_id="generate-layers",
                 )
         with gr.Column(visible=False, elem_classes="group") as self.groups["interpolate"]:
             with gr.Row():
