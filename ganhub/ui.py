@@ -11,6 +11,7 @@ import pkgutil
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ def launch(demo: gr.Blocks, **overrides: Any) -> Any:
     """Serve a page; `overrides` go to Gradio's own `launch`."""
     from ganhub.tabs._look import STYLE, theme
 
-    threading.Thread(target=_warm, args=(getattr(demo, "warm", []),), name="warm", daemon=True).start()
+    threading.Thread(target=_warm, args=(demo,), name="warm", daemon=True).start()
     demo.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
     settings: dict[str, Any] = {
         "theme": theme(),
@@ -171,8 +172,12 @@ def status_line(engine: Any) -> str:
     return f'<p><span class="dot {kind}"></span>{html.escape("  ·  ".join(words))}</p>'
 
 
-def _warm(tasks: list[Any]) -> None:
-    for task in tasks:
+def _warm(demo: Any, patience: float = 60) -> None:
+    """What the first visitor should not wait for, once the page is up: before, it would only be up later."""
+    end = time.monotonic() + patience
+    while not demo.is_running and time.monotonic() < end:
+        time.sleep(0.05)
+    for task in demo.warm:
         try:
             task()
         except Exception:

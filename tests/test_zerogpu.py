@@ -1,12 +1,16 @@
 """The app starts on a Space: with the PyPI package `spaces`, without it, and with the folder of that name about."""
 
 import os
+import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
-from page_rig import ROOT
+import yaml
+from page_rig import ROOT, free_port
 from tiny import write_registry
 
 # What a machine without the package sees: nothing, or the folder spaces/ as an empty namespace package.
@@ -124,3 +128,55 @@ def test_a_package_of_that_name_is_left_alone(rows, tmp_path):
     (tmp_path / "spaces" / "__init__.py").write_text("OWN = 1\n")
     first = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
     assert run(first + "from ganhub import zerogpu; import spaces; print(spaces.OWN)", rows, tmp_path).strip() == "1"
+
+
+SPACE = ROOT / "spaces" / "gan-hub"
+
+
+def test_the_space_needs_what_the_project_needs():
+    def lines(file):
+        return {line for line in file.read_text().splitlines() if line and not line.startswith("#")}
+
+    brought = {line for line in lines(ROOT / "requirements.txt") if line.startswith(("gradio", "huggingface_hub"))}
+    assert len(brought) == 2
+    assert lines(SPACE / "requirements.txt") == lines(ROOT / "requirements.txt") - brought
+
+
+def test_the_space_has_a_valid_header():
+    _, header, _ = (SPACE / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    card = yaml.safe_load(header)
+    assert card["sdk"] == "gradio" and card["app_file"] == "app.py" and card["license"] == "apache-2.0"
+    assert len(card["short_description"]) <= 60
+    assert card["sdk_version"].startswith("6.31")
+
+
+@pytest.mark.slow
+def test_the_space_starts_as_it_is_uploaded(tmp_path):
+    for file in SPACE.iterdir():
+        shutil.copy(file, tmp_path)
+    shutil.copytree(ROOT / "ganhub", tmp_path / "ganhub", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "weights.yaml", tmp_path)
+    port = free_port()
+    own = {
+        "SYSTEM": "spaces",
+        "SPACE_ID": "x/y",
+        "GRADIO_SERVER_PORT": str(port),
+        "GANHUB_HOME": str(tmp_path / "home"),
+    }
+    env = {**os.environ, **own, "HF_HUB_OFFLINE": "1"}
+    env.pop("PYTHONPATH", None)
+    with open(tmp_path / "log", "w") as log:
+        app = subprocess.Popen([sys.executable, "app.py"], cwd=tmp_path, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + 240
+        page = b""
+        while not page:
+            assert app.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
+            try:
+                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
+            except OSError:
+                time.sleep(0.2)
+        assert b"GAN Hub" in page
+    finally:
+        app.kill()
+        app.wait(30)
