@@ -204,7 +204,8 @@ class Synthesis(nn.Module):
     """ws [N, num_ws, w_dim] -> pictures [N, img_channels, H, W], float32.
 
     Resolutions with few pixels run as one batch; from the first layer on that scales its weights, every picture runs
-    by itself, which costs nothing there and keeps memory that of one picture.
+    by itself, which costs nothing there and keeps memory that of one picture. In bfloat16 on a CPU every picture runs
+    by itself throughout: kernels add in another order for another batch, and there a picture would show it.
     """
 
     def __init__(self, synthesis: plain.Synthesis, dtype: torch.dtype):
@@ -212,37 +213,58 @@ class Synthesis(nn.Module):
         self.num_ws, self.w_dim = synthesis.num_ws, synthesis.w_dim
         blocks = [Block(cast(plain.SynthesisBlock, block), dtype) for block in synthesis.children()]
         self.together = next((i for i, block in enumerate(blocks) if block.one_by_one), len(blocks))
+        if dtype == torch.bfloat16 and blocks[0].const.device.type == "cpu":
+            self.together = 0
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, ws: Tensor, noise_mode: str = "const", noise: plain.Noise | None = None) -> Tensor:
         plain.check_ws(ws, self.num_ws, self.w_dim, noise_mode)
         ws = ws.float()
         draw = noise or (lambda shape: torch.randn(shape, device=ws.device))
-        work: list[tuple[Any, list[Any], list[Tensor | None]]] = []
-        for i, block in enumerate(cast(list[Block], self.blocks)):
+        blocks = cast(list[Block], self.blocks)
+        drawn = [[layer.noise_for(noise_mode, draw, len(ws)) for layer in block.layers] for block in blocks]
+        x, img = self._run(range(self.together), ws, None, None, drawn)
+        if self.together == len(blocks):
+            return img
+        pictures = []
+        for i in range(len(ws)):
+            mine = [[n if n is None or len(n) == 1 else n[i : i + 1] for n in some] for some in drawn]
+            y, picture = (None if t is None else t[i : i + 1] for t in (x, img))
+            rest = range(self.together, len(blocks))
+            pictures.append(self._run(rest, ws[i : i + 1], y, picture, mine)[1])
+        return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
+
+    def _run(self, which: range, ws: Tensor, x: Any, img: Any, noise: list[list[Tensor | None]]) -> tuple[Any, Any]:
+        for i in which:
+            block = cast(Block, self.blocks[i])
             own = ws[:, max(2 * i - 1, 0) : 2 * i + 2].unbind(dim=1)
             styles: list[Any] = [layer.styles(w) for layer, w in zip(block.layers, own, strict=False)]
             if hasattr(block, "torgb"):
                 styles.append(block.torgb.styles(own[-1]))
-            work.append((block, styles, [layer.noise_for(noise_mode, draw, len(ws)) for layer in block.layers]))
+            x, img = block(x, img, styles, noise[i])
+        return x, img
 
-        x: Tensor | None = None
-        img: Any = None
-        for block, styles, drawn in work[: self.together]:
-            x, img = block(x, img, styles, drawn)
-        rest = work[self.together :]
-        if not rest:
-            return img
-        pictures: list[Tensor] = []
-        for i in range(len(ws)):
-            one = slice(i, i + 1)
-            y: Any = x if x is None else x[one]
-            picture: Any = img if img is None else img[one]
-            for block, styles, drawn in rest:
-                mine = [tuple(t[one] for t in s) if isinstance(s, tuple) else s[one] for s in styles]
-                y, picture = block(y, picture, mine, [n if n is None or len(n) == 1 else n[one] for n in drawn])
-            pictures.append(picture)
-        return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
+
+class OneByOne(nn.Module):
+    """A mapping network whose latents do not depend on the batch, not even in their last bit."""
+
+    def __init__(self, mapping: plain.GeneratorMapping):
+        super().__init__()
+        self.mapping = mapping
+
+    @property
+    def w_avg(self) -> Tensor:
+        """The mean intermediate latent, [w_dim]."""
+        return self.mapping.w_avg
+
+    def forward(self, z: Tensor | None, c: Tensor | None = None, psi: float = 1.0, cutoff: int | None = None) -> Tensor:
+        rows = max(0 if t is None else len(t) for t in (z, c))
+        if rows < 2:
+            return self.mapping(z, c, psi, cutoff)
+        one = [slice(i, i + 1) for i in range(rows)]
+        return torch.cat(
+            [self.mapping(None if z is None else z[i], None if c is None else c[i], psi, cutoff) for i in one]
+        )
 
 
 class Generator(nn.Module):
@@ -266,7 +288,8 @@ class Generator(nn.Module):
         fast = precision == "fast" and bfloat16_pays(device.type)
         self.config, self.img_size, self.img_channels = G.config, G.img_size, G.img_channels
         self.z_dim, self.c_dim, self.w_dim, self.num_ws = G.z_dim, G.c_dim, G.w_dim, G.num_ws
-        self.mapping = copy.deepcopy(G.mapping)
+        mapping = copy.deepcopy(G.mapping)
+        self.mapping = OneByOne(mapping) if fast and device.type == "cpu" else mapping
         self.synthesis = Synthesis(G.synthesis, torch.bfloat16 if fast else torch.float32)
         for module in [*self.mapping.modules(), *self.synthesis.modules()]:
             if isinstance(module, FullyConnected):
