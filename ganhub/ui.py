@@ -37,7 +37,7 @@ DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}
 
 FOOTER = (
     "Every picture here is made by a machine (AI-generated) and says so in its file. "
-    "What you drop stays on this machine and is deleted within the hour."
+    "What you drop here is deleted after an hour and used for nothing else."
 )
 
 

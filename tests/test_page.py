@@ -147,6 +147,19 @@ def test_pictures_then_use_this_seed(browser, app):
         assert captions(page) == ["seed 5"]
 
 
+def test_a_quick_visitor_keeps_his_choice(browser, app):
+    """What is chosen while the page still fits its controls to the network is not taken back."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(app.url)
+    page.get_by_label("Video", exact=True).check()
+    page.wait_for_selector(PICTURES)
+    settled(page)
+    page.wait_for_timeout(1500)
+    assert page.get_by_label("Video", exact=True).is_checked()
+    context.close()
+
+
 def test_random_seeds_are_written_back(browser, app):
     with opened(browser, app) as page:
         page.click("#generate-random")

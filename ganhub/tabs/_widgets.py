@@ -101,9 +101,18 @@ def picker_choices(registry: Registry, task: Any) -> list[tuple[str, str]]:
     """(label, id) of the rows of a task: what is here first, then by what has to be fetched."""
     rows = registry.for_task(task)
     here = {row.id: hub.status(row).on_disk for row in rows}
-    place = {row.id: i for i, row in enumerate(rows)}
-    rows.sort(key=lambda row: (not isinstance(row.source, EmbeddedSource), not here[row.id], place[row.id]))
-    return [(f"{row.title}  ·  {_availability(row, here[row.id])}", row.id) for row in rows]
+    rows.sort(key=lambda row: (not isinstance(row.source, EmbeddedSource), not here[row.id]))
+    names = [_name(row) for row in rows]
+    labels = [name if names.count(name) == 1 else f"{name} ({row.id})" for name, row in zip(names, rows, strict=True)]
+    return [(f"{name}  ·  {_availability(row, here[row.id])}", row.id) for name, row in zip(labels, rows, strict=True)]
+
+
+def _name(row: Checkpoint) -> str:
+    """Title, with family and size where the title does not tell them."""
+    family = FAMILIES.get(row.family, row.family)
+    height = row.resolution[0] if isinstance(row.resolution, tuple) else row.resolution
+    more = [word for word in (family, f"{height} px" if height else "") if word and word not in row.title]
+    return f"{row.title}, {' '.join(more)}" if more else row.title
 
 
 def _availability(row: Checkpoint, here: bool) -> str:

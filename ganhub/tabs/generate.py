@@ -274,7 +274,7 @@ class GenerateTab:
             "outputs": [self.note, self.gallery, self.sheet, self.video, self.latents, self.use, self.stop, self.made],
             **slow,
         }
-        checkpoint.input(self.chose, checkpoint, fitted, **QUIET).then(**fit)
+        checkpoint.input(self.chose, fit["inputs"], fitted, **QUIET).then(**fit)
         make.change(self.show_group, [checkpoint, make], [*self.groups.values(), controls["psi"]], **QUIET)
         self.part.input(LAYERS.get, self.part, controls["layers"], **QUIET)
 
@@ -308,10 +308,10 @@ class GenerateTab:
     # What fits a checkpoint
 
     @sentences
-    def chose(self, checkpoint: str) -> list[Any]:
+    def chose(self, checkpoint: str, make: str, label: int | None) -> list[Any]:
         """At once, from what the row tells: card and controls, and a psi that shows the network well."""
         row = self.context.registry.find(checkpoint)
-        return self._fitting(row, None, "generate", None, psi=self.good_psi(row))
+        return self._fitting(row, None, make, label, psi=self.good_psi(row))
 
     @sentences
     def fit(self, checkpoint: str, make: str, label: int | None) -> list[Any]:
@@ -323,20 +323,21 @@ class GenerateTab:
     def _fitting(
         self, row: Checkpoint, facts: dict[str, Any] | None, make: str, label: int | None, psi: float | None = None
     ) -> list[Any]:
+        # Values are sent only where they must change: the visitor may have chosen something else in the meantime.
         styles, classes, possible = self.has_styles(row), class_choices(row, facts), self.possible(row)
-        first = 0 if classes else None
-        slider: dict[str, Any] = {} if psi is None else {"value": psi}
+        value: dict[str, dict[str, Any]] = {"make": {}, "label": {}, "psi": {} if psi is None else {"value": psi}}
+        if make not in [name for _words, name in possible]:
+            make = "generate"
+            value["make"] = {"value": make}
+        if label not in (range(len(classes)) if classes else [None]):
+            value["label"] = {"value": 0 if classes else None}
         return [
             card(row, facts),
-            gr.Radio(
-                possible,
-                value=make if make in [name for _words, name in possible] else "generate",
-                info=None if styles else NO_STYLES,
-            ),
-            gr.Slider(**slider, visible=styles and make != "sweep"),
+            gr.Radio(possible, info=None if styles else NO_STYLES, **value["make"]),
+            gr.Slider(visible=styles and make != "sweep", **value["psi"]),
             gr.Textbox(visible=styles),
             gr.Dropdown(visible=styles),
-            gr.Dropdown(classes, value=label if label in range(len(classes)) else first, visible=bool(classes)),
+            gr.Dropdown(classes, visible=bool(classes), **value["label"]),
         ]
 
     def facts(self, row: Checkpoint) -> dict[str, Any] | None:
