@@ -31,21 +31,30 @@ def place(tmp_path, monkeypatch):
     return folder
 
 
+# A process that is started counts the memory of the one that started it as its own, so a small one does it.
+MEASURED = """
+import os, sys
+process = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(process, 0)
+with open(sys.argv[1], "w") as file:
+    print(usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime, file=file)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 @pytest.fixture
-def peaks(monkeypatch):
+def peaks(monkeypatch, tmp_path):
     """Peak memory of every child process, in MB, and its processor time in seconds."""
     seen = []
+    run = subprocess.run
 
-    def run(command, *, stdin, stdout, stderr, env, timeout, check):
-        process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, env=env)
-        text = process.stderr.read()
-        process.stderr.close()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seen.append((usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime))
-        return subprocess.CompletedProcess(command, process.returncode, b"", text)
+    def measured(command, **options):
+        usage = tmp_path / "usage"
+        done = run([sys.executable, "-I", "-S", "-c", MEASURED, str(usage), *command], **options)
+        seen.append(tuple(float(figure) for figure in usage.read_text().split()))
+        return done
 
-    monkeypatch.setattr(sandbox.subprocess, "run", run)
+    monkeypatch.setattr(sandbox.subprocess, "run", measured)
     return seen
 
 
