@@ -61,7 +61,7 @@ def wait(app: subprocess.Popen, seconds: float = 120) -> None:
         if app.poll() is not None:
             raise SystemExit(f"the app ended with exit code {app.returncode}")
         try:
-            if b"<title>" in urllib.request.urlopen(URL, timeout=5).read():
+            if b"GAN Hub" in urllib.request.urlopen(URL, timeout=5).read():
                 return
         except OSError:
             time.sleep(0.2)

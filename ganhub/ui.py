@@ -101,14 +101,20 @@ def build_app(
 
 
 def launch(demo: gr.Blocks, **overrides: Any) -> Any:
-    """Serve a page; `overrides` go to Gradio's own `launch`."""
-    from ganhub.tabs._look import STYLE, theme
+    """Serve a page; `overrides` go to Gradio's own `launch`.
+
+    Raises:
+        GanHubError: the port is taken.
+    """
+    from ganhub.tabs._look import HEAD, ICON, STYLE, theme
 
     threading.Thread(target=_warm, args=(demo,), name="warm", daemon=True).start()
     demo.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
     settings: dict[str, Any] = {
         "theme": theme(),
         "css_paths": [STYLE],
+        "head": HEAD,
+        "favicon_path": ICON,
         "mcp_server": True,
         "max_file_size": UPLOAD,
         "max_threads": AT_ONCE + 16,
@@ -121,7 +127,14 @@ def launch(demo: gr.Blocks, **overrides: Any) -> Any:
         "state_session_capacity": 1000,
         "footer_links": ["api", "settings"],
     }
-    return demo.launch(**{**settings, **{k: v for k, v in overrides.items() if v is not None}})
+    settings |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return demo.launch(**settings)
+    except OSError as error:
+        if "empty port" not in str(error):
+            raise
+        port = settings.get("server_port") or os.environ.get("GRADIO_SERVER_PORT") or "7860 and those after it"
+        raise GanHubError(f"The port {port} is taken; choose another with --port.", "port") from error
 
 
 def find_tabs(only: list[str] | None = None) -> dict[str, ModuleType]:

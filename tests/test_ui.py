@@ -98,6 +98,14 @@ def test_a_wrong_registry_is_one_sentence(tmp_path):
     assert "Traceback" not in run.stderr and "did you mean 'family'" in run.stderr
 
 
+def test_a_taken_port_is_one_sentence(app, rows, tmp_path):
+    command = [sys.executable, str(ROOT / "app.py"), "--registry", str(rows), "--port", str(app.port)]
+    env = {**os.environ, "GANHUB_HOME": str(tmp_path)}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env)
+    assert run.returncode == 1
+    assert f"The port {app.port} is taken" in run.stderr and "Traceback" not in run.stderr
+
+
 def test_what_a_killed_app_left_is_deleted(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

@@ -8,6 +8,10 @@ import gradio as gr
 from gradio.themes import Color, LocalFont, sizes
 
 STYLE = Path(__file__).with_name("style.css")
+ICON = Path(__file__).with_name("icon.svg")
+HEAD = (
+    '<meta name="description" content="Pictures from public GAN checkpoints: seeds, truncation, style mixing, videos.">'
+)
 
 VIRIDIAN = Color(
     name="viridian",
