@@ -95,6 +95,7 @@ def _compare(settings: argparse.Namespace) -> None:
         times: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
         for _ in range(settings.repeats):
             for side, worker in workers.items():
+                time.sleep(0.1)  # the threads of the side before spin a while before they sleep
                 times[side].append(_ask(worker, "again"))
         for worker in workers.values():
             worker.communicate("stop\n")
