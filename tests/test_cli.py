@@ -229,8 +229,11 @@ def child(*arguments, **options):
 def test_ctrl_c_ends_with_130_and_leaves_nothing(registry_file, tmp_path):
     long = ["interpolate", "tiny", "--seeds", "0-4", "--frames", "2000", "--device", "cpu"]
     process = child(
-        *long, "--out", str(tmp_path / "a.mp4"), "--registry", str(registry_file), start_new_session=True
-    )  # as from a terminal, the whole group is told
+        *long,
+        *("--out", str(tmp_path / "a.mp4"), "--registry", str(registry_file)),
+        start_new_session=True,  # as from a terminal, the whole group is told
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background may ignore it
+    )
     until = time.monotonic() + 60
     while not list(tmp_path.glob(".*.part.mp4")) and time.monotonic() < until and process.poll() is None:
         time.sleep(0.05)
