@@ -637,6 +637,5 @@ def test_archive_with_a_wide_directory(tmp_path, monkeypatch):
 def test_archive_with_wide_sizes(tmp_path):
     """NumPy announces sizes over 4 GB in every local header."""
     np.savez(tmp_path / "a.npz", w=np.arange(3))
-    with zipfile.ZipFile(tmp_path / "a.npz") as z:
-        assert z.infolist()[0].extract_version == 45
+    assert struct.pack("<HH", 1, 16) in (tmp_path / "a.npz").read_bytes()[:64]
     assert read(tmp_path / "a.npz").networks[""].tensors["w"].tolist() == [0, 1, 2]
