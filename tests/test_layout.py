@@ -16,6 +16,8 @@ ORDER = [
     ["checkpoint"],
     ["models"],
     ["latents", "imaging"],
+    ["data"],
+    ["metrics"],
     ["engine"],
     ["pipelines", "training"],
     ["tabs"],
