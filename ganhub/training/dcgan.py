@@ -25,7 +25,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ganhub.errors import BadInput
 from ganhub.models import dcgan
 from ganhub.training._run import Clock, Run, lerp, publish
-from ganhub.training.pages import subjects
+from ganhub.data.pages import subjects
 
 
 @dataclass(frozen=True)
