@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from ganhub import checkpoint, models
+from ganhub.data.pages import subjects
 from ganhub.errors import BadInput
 from ganhub.training import dcgan, embedded, measure, mlp_gan
-from ganhub.data.pages import subjects
 
 TINY = dcgan.Recipe(size=16, z_dim=6, ngf=4, ndf=4, batch=4, fewest=2)
 

@@ -22,10 +22,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ganhub.data.pages import subjects
 from ganhub.errors import BadInput
 from ganhub.models import dcgan
 from ganhub.training._run import Clock, Run, lerp, publish
-from ganhub.data.pages import subjects
 
 
 @dataclass(frozen=True)
