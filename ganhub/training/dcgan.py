@@ -25,7 +25,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ganhub.data.pages import subjects
 from ganhub.errors import BadInput
 from ganhub.models import dcgan
-from ganhub.training._run import Clock, Run, lerp, publish
+from ganhub.training.loop import Clock, Run, lerp, publish
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import nn
 
 from ganhub import checkpoint, models
 from ganhub.training import dcgan, mlp_gan
-from ganhub.training._run import draw, grid
+from ganhub.training.loop import draw, grid
 
 PACKAGE = Path(__file__).parent.parent
 CARDS = PACKAGE.parent / "docs" / "models"

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganhub import checkpoint, models
-from ganhub.training._run import draw
+from ganhub.training.loop import draw
 
 
 def features(pictures: Tensor, side: int = 16) -> Tensor:

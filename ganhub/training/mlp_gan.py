@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ganhub.models import mlp_gan
-from ganhub.training._run import Clock, Run, lerp, publish
+from ganhub.training.loop import Clock, Run, lerp, publish
 
 
 @dataclass(frozen=True)
