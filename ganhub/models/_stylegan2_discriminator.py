@@ -55,7 +55,7 @@ class DiscriminatorBlock(nn.Module):
         clamp: float | None,
     ):
         super().__init__()
-        self.architecture, self.half_precision = architecture, half_precision
+        self.architecture, self.dtype = architecture, torch.float16 if half_precision else None
         self.register_buffer("f", f, persistent=False)
         if first or architecture == "skip":
             self.fromrgb = Conv(img_channels, inputs, 1, act, clamp=clamp)
@@ -65,7 +65,7 @@ class DiscriminatorBlock(nn.Module):
             self.skip = Conv(inputs, outputs, 1, down=2, f=f, bias=False)
 
     def forward(self, x: Tensor | None, img: Tensor | None, force_fp32: bool) -> tuple[Tensor, Tensor | None]:
-        dtype = torch.float16 if self.half_precision and not force_fp32 else self.conv0.weight.dtype
+        dtype = self.conv0.weight.dtype if force_fp32 or self.dtype is None else self.dtype
         if x is not None:
             x = x.to(dtype)
         if img is not None and hasattr(self, "fromrgb"):

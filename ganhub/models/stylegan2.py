@@ -163,7 +163,7 @@ class SynthesisBlock(nn.Module):
         **layer: Any,
     ):
         super().__init__()
-        self.architecture, self.half_precision = architecture, half_precision
+        self.architecture, self.dtype = architecture, torch.float16 if half_precision else None
         self.register_buffer("f", rgb_f, persistent=False)
         if inputs:
             self.conv0 = SynthesisLayer(inputs, outputs, w_dim, size, up=2, f=f, clamp=clamp, **layer)
@@ -178,7 +178,7 @@ class SynthesisBlock(nn.Module):
     def forward(
         self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise_mode: str, noise: Noise, force_fp32: bool
     ) -> tuple[Tensor, Tensor | None]:
-        dtype = torch.float16 if self.half_precision and not force_fp32 else ws.dtype
+        dtype = ws.dtype if force_fp32 or self.dtype is None else self.dtype
         if x is None:
             x = self.const.to(dtype).repeat(ws.shape[0], 1, 1, 1)
             x = self.conv1(x, ws[:, 0], noise_mode, noise)
