@@ -33,6 +33,12 @@ class FetchError(GanHubError):
     code = "fetch"
 
 
+class PublishError(GanHubError):
+    """A training could not be put on the Hub."""
+
+    code = "publish"
+
+
 class CheckpointError(GanHubError):
     """A checkpoint is damaged, of an unknown kind, or does not fit its family."""
 
@@ -56,3 +62,9 @@ class EngineError(GanHubError):
     `out_of_memory`, `bad_output`, `failed`, `in_use`, `closed`, `device_lost`)."""
 
     code = "engine"
+
+
+class TrainingError(GanHubError):
+    """A training cannot go on."""
+
+    code = "training"

@@ -1,7 +1,8 @@
 """The registry: one row per checkpoint, read from YAML and validated.
 
-`weights.yaml` beside `app.py` (or its copy inside the wheel) holds the built-in rows; `--registry FILE` and
-`GANHUB_REGISTRY` (several files, separated like `PATH`) add an owner's rows from other files.
+`weights.yaml` beside `app.py` (or its copy inside the wheel) holds the built-in rows. An owner's rows come from
+`registry.yaml` in `home()`, where `ganhub add` writes, from `GANHUB_REGISTRY` (several files, separated like `PATH`),
+and from `--registry FILE`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -252,13 +254,24 @@ def builtin_file() -> Path:
     return packaged if packaged.exists() else Path(__file__).parent.parent / "weights.yaml"
 
 
+def home() -> Path:
+    """Folder for what GAN Hub keeps between runs: `$GANHUB_HOME`, or `~/.cache/ganhub`."""
+    return Path(os.environ.get("GANHUB_HOME") or Path.home() / ".cache" / "ganhub").expanduser()
+
+
+def added_file() -> Path:
+    """The rows that `ganhub add` brought, where it was not told another file."""
+    return home() / "registry.yaml"
+
+
 def load_registry(extra: str | Path | Iterable[str | Path] | None = None) -> Registry:
-    """The built-in rows, then those of `GANHUB_REGISTRY`, then those of `extra`.
+    """The built-in rows, then those that were added, then those of `GANHUB_REGISTRY`, then those of `extra`.
 
     Raises:
         RegistryError: a file cannot be read, or a row is wrong.
     """
     files = [builtin_file()]
+    files += [added_file()] if added_file().exists() else []
     files += [Path(p) for p in os.environ.get("GANHUB_REGISTRY", "").split(os.pathsep) if p]
     if extra is not None:
         files += [Path(extra)] if isinstance(extra, (str, Path)) else [Path(p) for p in extra]
@@ -283,16 +296,115 @@ def read_rows(file: Path) -> list[Checkpoint]:
             loader.dispose()
     except OSError as error:
         raise RegistryError(f"The registry {file} cannot be read: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        why = getattr(error, "problem", None) or "not text"
-        raise RegistryError(f"The registry {file} is not valid YAML{where}: {why}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RegistryError(f"The registry {file} is not valid YAML{_why(error)}.") from error
     if data is None:
         return []
     if not isinstance(data, list):
         raise RegistryError(f"The registry {file} must be a list of rows, each beginning with '- id:'.")
     return [_row(entry, file, n.start_mark.line + 1) for entry, n in zip(data, node.value, strict=True)]
+
+
+def _why(error: Exception) -> str:
+    """Where and why YAML cannot be read."""
+    mark = getattr(error, "problem_mark", None)
+    where = f" at line {mark.line + 1}" if mark else ""
+    if isinstance(error, (UnicodeDecodeError, RecursionError)):
+        return ": not text"
+    return f"{where}: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
+
+
+MAX_FOREIGN_BYTES = 64 * 1024
+_MAX_FOREIGN_DEPTH = 8
+_MAX_FOREIGN_TEXT = 4000
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that steer a terminal or turn the direction of a text."""
+
+
+def read_foreign(data: bytes, name: str) -> list[dict[str, Any]]:
+    """Rows that a stranger wrote, as plain mappings that are still to be checked by `make_row`.
+
+    Refused is what no row needs: tags, anchors (a few lines of which can stand for gigabytes), deep nesting, characters
+    that steer a terminal, and more than 64 kB.
+
+    Args:
+        data: the text of a YAML file.
+        name: of the file, for messages.
+
+    Raises:
+        RegistryError: it is refused, or no list of mappings.
+    """
+    if len(data) > MAX_FOREIGN_BYTES:
+        raise RegistryError(f"{name} is refused: its {len(data):,} bytes are more than any row needs.", "unsafe")
+    depth = 0
+    try:
+        for event in yaml.parse(data, Loader=_UniqueKeys):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            value = getattr(event, "value", "")
+            reasons = {
+                "anchors": getattr(event, "anchor", None) is not None,
+                "tags": getattr(event, "tag", None) is not None,
+                "nesting that deep": depth > _MAX_FOREIGN_DEPTH,
+                "text that long": len(value) > _MAX_FOREIGN_TEXT,
+                "control characters": _UNSEEN.search(value) is not None,
+            }
+            for reason, given in reasons.items():
+                if given:
+                    raise RegistryError(f"{name} is refused: a row has no need for {reason}.", "unsafe")
+        rows = yaml.load(data, Loader=_UniqueKeys)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RegistryError(f"{name} is not valid YAML{_why(error)}.") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RegistryError(f"{name} must be a list of rows, each beginning with '- id:'.")
+    return rows
+
+
+def make_row(entry: dict[str, Any], name: str) -> Checkpoint:
+    """One row from a plain mapping.
+
+    Args:
+        name: of the file that it stands in, for messages.
+
+    Raises:
+        RegistryError: names the field.
+    """
+    return _row(entry, Path(name), 1)
+
+
+def to_yaml(value: Any) -> str:
+    """Plain data as YAML, in its own order."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+
+
+def dump_row(row: Checkpoint) -> str:
+    """A row as the text that `read_rows` reads back; what is as by default is left out."""
+    return to_yaml([row.model_dump(mode="json", exclude_defaults=True)])
+
+
+def append_row(file: Path, row: Checkpoint) -> None:
+    """Add a row at the end of a registry file, which is made where there is none; what is in it stays as it is.
+
+    Raises:
+        RegistryError: the file cannot be read or written, or is no list to which lines can be added.
+    """
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    known = read_rows(file) if before else []
+    text = before + ("\n" if before.strip() else "") + dump_row(row)
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        try:
+            fits = [r.id for r in read_rows(part)] == [*(r.id for r in known), row.id]
+        except RegistryError:
+            fits = False
+        if not fits:
+            raise RegistryError(f"Rows cannot be added to {file} as it is written; name another file with --registry.")
+        os.replace(part, file)
+    except OSError as error:
+        raise RegistryError(f"{file} cannot be written: {error.strerror or error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _row(entry: Any, file: Path, line: int) -> Checkpoint:

@@ -6,19 +6,26 @@
         server.fault("GET", "cut", times=1)
         server.url                                                # for HF_ENDPOINT
         server.requests                                           # what was asked, with headers
+    server.users["hf_..."] = ["name", "an-organisation"]      # a token that may write, and for whom
+    server.commits["owner/name"]                              # commits that were made, oldest first
 
 The CDN has another host name (`localhost`), as on the Hub, so that a token must not reach it.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import re
 import threading
 import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote
+
+import yaml
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -31,6 +38,9 @@ REFUSALS = {
     "bad_token": (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
     "forbidden": (403, {}),
     "disabled": (403, {"X-Error-Message": "Access to this resource is disabled."}),
+    "conflict": (409, {"X-Error-Message": "You already created this model repo"}),
+    "moved_on": (412, {"X-Error-Message": "A commit has happened since"}),
+    "bad_card": (400, {"X-Error-Message": "license must be one of"}),
     "429": (429, {}),
     "429_long": (429, {"Retry-After": "3600"}),
     "500": (500, {}),
@@ -76,6 +86,9 @@ class HubServer:
         self.repositories: dict[tuple[str, str], Stored] = {}
         self.files: dict[str, bytes] = {}
         self.requests: list[Request] = []
+        self.users: dict[str, list[str]] = {}
+        self.commits: dict[str, list[str]] = {}
+        self.uploads: dict[str, bytes] = {}
         self.released = threading.Event()
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
@@ -141,10 +154,21 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         path = unquote(self.path.partition("?")[0])
         self.hub.requests.append(Request(self.command, path, {k.lower(): v for k, v in self.headers.items()}))
         fault = self.hub.take(self.command, path)
+        if fault == "cut" and self.command in ("POST", "PUT"):
+            self.close_connection = True
+            self.connection.close()
+            return None
+        self.body = self._read() if self.command in ("POST", "PUT") else b""
         if fault in REFUSALS:
             return self._send(*REFUSALS[fault])
         if fault == "hang":
@@ -166,7 +190,112 @@ class _Handler(BaseHTTPRequestHandler):
                     return self._content(stored.content, f'"{stored.etag}"', fault)
         if match := re.fullmatch(r"/((?:datasets/|spaces/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._resolve(*match.groups(), fault)
+        if match := re.fullmatch(r"/upload/([0-9a-f]{64})", path):
+            return self._upload(match[1], fault)
+        if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            return self._batch()
+        if path.startswith("/api/"):
+            return self._api(path.removeprefix("/api/"))
         return self._send(404, {})
+
+    def _read(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _json(self, value: Any) -> None:
+        self._send(200, {"Content-Type": "application/json"}, json.dumps(value).encode())
+
+    def _api(self, path: str) -> None:
+        """What the Hub's library asks to look at a repository, to make one, and to commit to it."""
+        if match := re.fullmatch(r"models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+            return self._info(match[1], match[2] or "main")
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if path == "validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if token not in self.hub.users:
+            return self._send(*REFUSALS["bad_token"])
+        mine = self.hub.users[token]
+        if path == "whoami-v2":
+            return self._json({"type": "user", "name": mine[0], "orgs": [{"name": name} for name in mine[1:]]})
+        if path == "repos/create":
+            asked = json.loads(self.body)
+            name = f"{asked['organization'] or mine[0]}/{asked['name']}"
+            if name in self.hub.commits:
+                return self._send(*REFUSALS["conflict"])
+            self.hub.commits[name] = [hashlib.sha1(name.encode()).hexdigest()]
+            self.hub.add(name, ".gitattributes", b"*.safetensors filter=lfs\n", large=False,
+                         commit=self.hub.commits[name][0])  # fmt: skip
+            return self._json({"url": f"{self.hub.url}/{name}", "name": name, "id": "0"})
+        match = re.fullmatch(r"models/([^/]+/[^/]+)/(preupload|commit)/main", path)
+        if match is None or match[1] not in self.hub.commits:
+            return self._send(*REFUSALS["repo_missing"])
+        if match[1].split("/")[0] not in mine:
+            return self._send(*REFUSALS["forbidden"])
+        if match[2] == "commit":
+            return self._commit(match[1])
+        modes = [self._mode(match[1], file["path"]) for file in json.loads(self.body)["files"]]
+        return self._json({"files": modes})
+
+    def _mode(self, repo: str, file: str) -> dict[str, Any]:
+        stored = self.hub.repositories.get((repo, file))
+        mode = "lfs" if file.endswith((".safetensors", ".png")) else "regular"
+        return {"path": file, "uploadMode": mode, "shouldIgnore": False, "oid": stored.etag if stored else None}
+
+    def _info(self, repo: str, revision: str) -> None:
+        files = {file: stored for (name, file), stored in self.hub.repositories.items() if name == repo}
+        if not files:
+            return self._send(*REFUSALS["repo_missing"])
+        commit = next(iter(files.values())).commit
+        if revision not in ("main", commit):
+            return self._send(*REFUSALS["revision_missing"])
+        siblings = []
+        for file, stored in files.items():
+            size = len(stored.content)
+            lfs = {"sha256": stored.etag, "size": size, "pointerSize": 130} if stored.large else None
+            siblings.append({"rfilename": file, "size": size, "blobId": stored.etag[:40], "lfs": lfs})
+        card = files["README.md"].content.decode() if "README.md" in files else ""
+        front = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+        data = yaml.safe_load(front[1]) if front else None
+        self._json({"id": repo, "sha": commit, "siblings": siblings, "cardData": data, "tags": [], "private": False})
+
+    def _batch(self) -> None:
+        have = {stored.etag for stored in self.hub.repositories.values()}
+        objects = []
+        for entry in json.loads(self.body)["objects"]:
+            upload = {"upload": {"href": f"{self.hub.cdn}/upload/{entry['oid']}"}}
+            objects.append(entry if entry["oid"] in have else {**entry, "actions": upload})
+        self._json({"transfer": "basic", "objects": objects})
+
+    def _upload(self, sha256: str, fault: str) -> None:
+        content = self.body[: len(self.body) // 2] if fault == "short" else self.body
+        if hashlib.sha256(content).hexdigest() != sha256:
+            return self._send(400, {})
+        self.hub.uploads[sha256] = content
+        return self._send(200, {})
+
+    def _commit(self, repo: str) -> None:
+        lines = [json.loads(line) for line in self.body.splitlines()]
+        parent = next(line["value"] for line in lines if line["key"] == "header").get("parentCommit")
+        if parent not in (None, self.hub.commits[repo][-1]):
+            return self._send(*REFUSALS["moved_on"])
+        commit = hashlib.sha1(self.body).hexdigest()
+        files = {file: stored for (name, file), stored in self.hub.repositories.items() if name == repo}
+        for file, stored in files.items():
+            self.hub.add(repo, file, stored.content, large=stored.large, commit=commit)
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                self.hub.add(repo, value["path"], base64.b64decode(value["content"]), large=False, commit=commit)
+            elif line["key"] == "lfsFile":
+                self.hub.add(repo, value["path"], self.hub.uploads[value["oid"]], commit=commit)
+        self.hub.commits[repo].append(commit)
+        self._json({"commitUrl": f"{self.hub.url}/{repo}/commit/{commit}", "commitOid": commit, "success": True})
 
     def _resolve(self, repo: str, revision: str, file: str, fault: str) -> None:
         stored = self.hub.repositories.get((repo, file))

@@ -14,9 +14,8 @@ from typing import Any
 
 from ganhub.errors import FetchError
 from ganhub.hub import records, transfer
-from ganhub.hub.records import home
 from ganhub.hub.transfer import FetchProgress, Progress
-from ganhub.registry import Checkpoint, EmbeddedSource, HubSource, ManualSource, PathSource, UrlSource
+from ganhub.registry import Checkpoint, EmbeddedSource, HubSource, ManualSource, PathSource, UrlSource, home
 
 __all__ = [
     "FetchProgress",

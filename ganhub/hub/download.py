@@ -284,7 +284,7 @@ def explain_status(status: int, headers: Any, site: str) -> Refused:
 def main() -> int:
     request = json.loads(sys.stdin.readline())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, so that unfinished files are removed
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     constants.DOWNLOAD_CHUNK_SIZE = _PIECE  # also the step of progress
     report = Reporter()
     bring = from_hub if "hub" in request else from_url
@@ -307,7 +307,8 @@ def main() -> int:
         time.sleep(wait)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Ends this process when standard input ends, which the parent holds."""
     sys.stdin.read()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(3)

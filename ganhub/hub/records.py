@@ -15,13 +15,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ganhub.errors import FetchError
+from ganhub.registry import home
 
 _CHUNK = 1 << 20
-
-
-def home() -> Path:
-    """Folder for what GAN Hub keeps between runs: `$GANHUB_HOME`, or `~/.cache/ganhub`."""
-    return Path(os.environ.get("GANHUB_HOME") or Path.home() / ".cache" / "ganhub").expanduser()
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ def download(row: Checkpoint, target: Path, progress: Progress | None) -> str:
         raise _unwritable(row.id, place, error) from error
     if row.bytes is not None:
         _check_space(row.id, place, row.bytes)
-    with _child(request) as messages:
+    with child(request) as messages:
         ended = _follow(row, target, _notes(target), place, messages, progress)
     if "file" not in ended:
         raise FetchError(ended["sentence"], ended["code"])
@@ -321,10 +321,11 @@ def _check_space(row_id: str, place: Path, needed: int) -> None:
 
 
 @contextmanager
-def _child(request: dict[str, Any]) -> Iterator[queue.Queue[dict]]:
-    """The download process and what it says; it ends with this block, or with this process."""
-    # The file itself, not `-m ganhub.hub.download`: the process needs nothing of the rest, and starts in half the time.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONSAFEPATH": "1"}
+def child(request: dict[str, Any], script: str = "download.py") -> Iterator[queue.Queue[dict]]:
+    """The process that speaks to the server and what it says; it ends with this block, or with this process."""
+    # The file itself, not `-m ganhub.hub.download`: that one needs nothing of the rest, and starts in half the time.
+    places = [*(place for place in sys.path if place), str(Path(__file__).parents[2])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONSAFEPATH": "1"}
     environment["HF_HUB_VERBOSITY"] = "error"
     environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if os.name == "nt":
@@ -333,7 +334,7 @@ def _child(request: dict[str, Any]) -> Iterator[queue.Queue[dict]]:
     with tempfile.TemporaryFile() as complaints:
         try:
             process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("download.py"))],
+                [sys.executable, str(Path(__file__).with_name(script))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
@@ -341,7 +342,7 @@ def _child(request: dict[str, Any]) -> Iterator[queue.Queue[dict]]:
             )
         except OSError as error:
             raise FetchError(
-                f"'{request['row']}': no process can be started for the download ({error.strerror or error}); free "
+                f"'{request['row']}': no process can be started for the transfer ({error.strerror or error}); free "
                 "some memory, then try again."
             ) from error
         assert process.stdin is not None and process.stdout is not None
@@ -373,13 +374,13 @@ def _listen(process: subprocess.Popen, complaints: Any, row_id: str, messages: q
     for line in process.stdout:
         last = json.loads(line)
         messages.put(last)
-    if "code" not in last and "file" not in last:
+    if not last.keys() & {"code", "file", "answer"}:
         code = process.wait()
         complaints.seek(0)
         lines = complaints.read().decode(errors="replace").strip().splitlines()
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
         why += f", {lines[-1].split(':')[0]}" if lines and code > 0 else ""
-        messages.put({"code": "fetch", "sentence": f"'{row_id}': the download process ended early ({why}); try again."})
+        messages.put({"code": "fetch", "sentence": f"'{row_id}': the transfer ended early ({why}); try again."})
 
 
 def sweep() -> int:

@@ -15,6 +15,7 @@ from ganhub.imaging.video import VideoWriter, write_video
 __all__ = [
     "Upload",
     "VideoWriter",
+    "cells",
     "cross_grid",
     "encode_image",
     "grid",
@@ -50,3 +51,17 @@ def to_uint8(images: Any) -> np.ndarray:
 def to_pil(pixels: np.ndarray) -> Image.Image:
     """A PIL image (L or RGB) of uint8 [H, W, 1 or 3]."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def cells(pixels: np.ndarray, count: int = 4) -> list[list[int]]:
+    """Mean colours of `count` x `count` cells, row by row: enough to see that a picture is the same one.
+
+    Args:
+        pixels: uint8 [H, W, C], at least `count` high and wide.
+
+    Returns:
+        count * count lists of C levels.
+    """
+    rows = np.array_split(pixels.astype(np.float64), count)
+    means = [cell.mean(axis=(0, 1)) for row in rows for cell in np.array_split(row, count, axis=1)]
+    return np.stack(means).round().astype(int).tolist()
