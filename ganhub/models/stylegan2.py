@@ -21,7 +21,7 @@ from ganhub.errors import BadInput, CheckpointError
 from ganhub.models import _stylegan2_files as files
 from ganhub.models import load_strictly
 from ganhub.models._ops import bias_act, conv2d_resample, setup_filter, upsample2d
-from ganhub.models._stylegan2_discriminator import Discriminator
+from ganhub.models._stylegan2_discriminator import Discriminator, DiscriminatorBlock
 from ganhub.models._stylegan2_layers import Conv, FullyConnected, Mapping, activate
 
 Noise = Callable[[tuple[int, ...]], Tensor]
@@ -363,6 +363,13 @@ def standard_config(
         raise CheckpointError(f"A square StyleGAN2 has a side of 4, 8, 16, ... pixels, not {resolution}.")
     channels = [min(channel_base // size, channel_max) for size in sizes]
     return {"channels": channels if part == "G" else channels[::-1], **others}
+
+
+def compute_in(network: nn.Module, dtype: torch.dtype | None) -> None:
+    """Chooses the type that every resolution computes in unless `force_fp32`; None is that of the weights."""
+    for block in network.modules():
+        if isinstance(block, (SynthesisBlock, DiscriminatorBlock)):
+            block.dtype = dtype
 
 
 def build(part: str, config: dict[str, Any]) -> nn.Module:

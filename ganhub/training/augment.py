@@ -316,5 +316,7 @@ def _turn_about(axis: Tensor, theta: Tensor) -> Tensor:
     cross = axis.new_tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     sin, cos = theta.sin()[:, None, None], theta.cos()[:, None, None]
     turn = torch.eye(4, device=theta.device).repeat(len(theta), 1, 1)
-    turn[:, :3, :3] = cos * torch.eye(3, device=theta.device) + sin * cross + (1 - cos) * torch.outer(axis, axis)[:3, :3]
+    turn[:, :3, :3] = (
+        cos * torch.eye(3, device=theta.device) + sin * cross + (1 - cos) * torch.outer(axis, axis)[:3, :3]
+    )
     return turn
