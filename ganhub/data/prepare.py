@@ -12,13 +12,13 @@ import hashlib
 import os
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,68 +100,62 @@ def prepare(
     """
     _check(folder, out, size, crop, margin)
     smallest = size if smallest is None else smallest
-    files, others = _scan(folder)
+    files, others = _scan(folder, out.with_suffix(".png"))
     told = read_labels(folder, files, label, labels)
-    table_file = out.with_suffix(".crops.csv")
     settings: dict[str, Any] = {"folder": folder.resolve().name, "size": size, "filter": "lanczos", "label": label}
     if crops is None:
-        _spare_corrections(out, table_file)
+        _spare_corrections(out)
         look = partial(_look, folder, crop, margin, smallest)
         seen = list(_followed("Looking at the pictures", _in_order(look, files, processes), len(files), progress))
+        seen = [replace(picture, crops=tuple(map(told.checked, picture.crops))) for picture in seen]
         table = _without_repeats(seen)
         settings |= {"crop": crop, "smallest": smallest} | ({"margin": margin} if crop == "face" else {})
     else:
-        table = read_table(crops)
+        table = [told.checked(row) for row in read_table(crops)]
         settings |= {"crop": "table"}
         known = set(files)
         missing = next((row.file for row in table if row.keep and row.file not in known), None)
         if missing is not None:
-            raise BadInput(f"{crops} keeps {missing[:200]!r}, and there is no such picture in {folder}.")
-    table = [told.checked(row) for row in table]
+            raise BadInput(f"{crops} keeps '{missing[:200]}', and there is no such picture in {folder}.")
     kept = [row for row in table if row.keep]
     if not kept:
         why = next((f" ({row.file}: {row.note})" for row in table), "")
         raise BadInput(f"There is no picture for a set in {folder}{why}; it takes JPEG, PNG and WebP.")
     numbers, classes = told.classes_of(kept)
     text = table_of(table)
-    settings["table"] = hashlib.sha256(text.encode()).hexdigest()
+    settings["table"] = _sha256(text.encode())
     tasks = [tuple(rows) for _, rows in groupby(kept, key=lambda row: row.file)]
     cuts = _in_order(partial(_cut, folder, size), tasks, processes)
-    squares = (square for squares in cuts for square in squares)
+    squares = _followed("Cutting", chain.from_iterable(cuts), len(kept), progress)
     cells: list[Image.Image] = []
-    on_sheet = set(np.linspace(0, len(kept) - 1, min(len(kept), ON_SHEET)).round().astype(int).tolist())
-    write_set(
-        out,
-        _with_cells(_followed("Cutting", squares, len(kept), progress), on_sheet, cells),
-        names=[row.file for row in kept],
-        labels=numbers,
-        classes=classes,
-        rows=told.rows_of(kept),
-        license=license,
-        credit=credit,
-        source=source,
-        settings=settings,
-    )
-    table_file.write_text(text, encoding="utf-8")
-    grid(cells).save(out.with_suffix(".png"))
-    summary = Summary(
-        name=out.stem,
-        sha256=PictureSet(out).sha256,
-        files=len(files),
-        others=others,
-        kept=len(kept),
-        unlisted=len(set(files) - {row.file for row in table}),
-        dropped=[row for row in table if not row.keep],
-        classes=dict(zip(classes, np.bincount(numbers, minlength=len(classes)).tolist(), strict=True))
-        if numbers is not None
-        else {},
-        license=license,
-        credit=credit,
-        source=source,
-        settings=settings,
-    )
-    out.with_suffix(".md").write_text(report_of(summary), encoding="utf-8")
-    return Prepared(out, table_file, out.with_suffix(".png"), out.with_suffix(".md"), summary)
+    origin: dict[str, Any] = {"license": license, "credit": credit, "source": source, "settings": settings}
+    names, rows = [row.file for row in kept], told.rows_of(kept)
+    try:
+        write_set(
+            out, _sampled(squares, len(kept), cells), names=names, labels=numbers, classes=classes, rows=rows, **origin
+        )
+        summary = Summary(
+            name=out.stem,
+            sha256=PictureSet(out).sha256,
+            files=len(files),
+            others=others,
+            kept=len(kept),
+            unlisted=len(set(files) - {row.file for row in table}),
+            dropped=[row for row in table if not row.keep],
+            classes=Counter(classes[number] for number in numbers or []),
+            **origin,
+        )
+        made = Prepared(out, _beside(out), out.with_suffix(".png"), out.with_suffix(".md"), summary)
+        made.table.write_text(text, encoding="utf-8", newline="")
+        grid(cells).save(made.sheet)
+        made.report.write_text(report_of(summary), encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{out} and what belongs to it cannot be written: {error.strerror or error}.") from error
+    return made
+
+
+def _beside(out: Path) -> Path:
+    return out.with_suffix(".crops.csv")
 
 
 def _check(folder: Path, out: Path, size: int, crop: str, margin: float) -> None:
@@ -179,30 +173,46 @@ def _check(folder: Path, out: Path, size: int, crop: str, margin: float) -> None
         )
 
 
-def _scan(folder: Path) -> tuple[list[str], int]:
-    """Names of pictures below a folder, sorted, and how many other files there are."""
-    names = [f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()]
+def _scan(folder: Path, sheet: Path) -> tuple[list[str], int]:
+    """Names of pictures below a folder, sorted, and how many other files there are; an earlier sheet is not counted."""
+    names = [f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file() and f != sheet]
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     files = sorted(name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES)
     if not files:
         raise BadInput(f"There is no picture in {folder}.")
+    odd = next((name for name in files if not _is_text(name)), None)
+    if odd is not None:
+        raise BadInput(f"The name of {odd!r} in {folder} is not UTF-8; rename the file.")
     return files, len(names) - len(files)
 
 
-def _spare_corrections(out: Path, table: Path) -> None:
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)  # what stands for bytes that are no UTF-8
+
+
+def _spare_corrections(out: Path) -> None:
+    """A table that is not the one its set was cut by has been corrected by hand, and must not be lost."""
+    table = _beside(out)
     if not (table.exists() and out.exists()):
         return
-    written = PictureSet(out).settings.get("table")
-    if written != hashlib.sha256(table.read_bytes()).hexdigest():
+    try:
+        cut_by = PictureSet(out).settings.get("table")
+    except BadInput:  # the set is to be replaced, whatever it is
+        cut_by = None
+    if cut_by != _sha256(table.read_bytes()):
         raise BadInput(
             f"{table} was changed since {out.name} was made: use it with --crops {table}, or remove it to look anew."
         )
 
 
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _read(folder: Path, file: str, min_side: int = MIN_SIDE) -> tuple[str, Image.Image]:
     with (folder / file).open("rb") as stream:
         data = stream.read(MAX_BYTES + 1)
-    return hashlib.sha256(data).hexdigest(), read_upload(data, min_side=min_side).image
+    return _sha256(data), read_upload(data, min_side=min_side).image
 
 
 def _look(folder: Path, how: str, margin: float, smallest: int, file: str) -> Seen:
@@ -223,7 +233,9 @@ def _without_repeats(seen: Sequence[Seen]) -> list[Crop]:
     notes: dict[str, str] = {}
     first: dict[str, Seen] = {}
     for picture in seen:
-        if picture.sha256 and (same := first.setdefault(picture.sha256, picture)) is not picture:
+        if not any(row.keep for row in picture.crops):
+            continue  # what is left out must not take the place of what could be kept
+        if (same := first.setdefault(picture.sha256, picture)) is not picture:
             notes[picture.file] = f"the same file as {same.file}"
     order = sorted(first.values(), key=lambda picture: (-picture.pixels, picture.file))
     for i, (other, bits) in repeats([picture.fingerprint for picture in order]).items():
@@ -248,7 +260,9 @@ def _cut(folder: Path, size: int, rows: tuple[Crop, ...]) -> list[np.ndarray]:
         raise BadInput(f"{folder / rows[0].file}: {error.message}", error.code) from error
 
 
-def _with_cells(squares: Iterable[np.ndarray], chosen: set[int], cells: list[Image.Image]) -> Iterator[np.ndarray]:
+def _sampled(squares: Iterable[np.ndarray], count: int, cells: list[Image.Image]) -> Iterator[np.ndarray]:
+    """The squares themselves; some of them, spread evenly, are put into `cells` for the sheet."""
+    chosen = set(np.linspace(0, count - 1, min(count, ON_SHEET)).round().astype(int).tolist())
     for i, square in enumerate(squares):
         if i in chosen:
             cell = Image.fromarray(square)

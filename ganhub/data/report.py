@@ -51,7 +51,7 @@ def report_of(summary: Summary) -> str:
         f"is yes or no); `--crops {summary.name}.crops.csv` then cuts by it.",
     ]
     if summary.classes:
-        order = sorted(summary.classes.items(), key=lambda item: -item[1])
+        order = sorted(summary.classes.items(), key=lambda item: (-item[1], item[0]))
         lines += ["", f"## Labels: {summary.settings['label']}", ""]
         lines += _table(("class", "pictures"), [(_cell(name), str(count)) for name, count in order])
     if refused:
