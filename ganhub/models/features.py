@@ -1,0 +1,56 @@
+"""A small convolutional network of our own whose inner numbers describe a picture: colour and texture, then shape.
+
+It is a classifier without its heads (`ganhub/training/features.py` trains it). Distances in these features tell
+generators of fruit, faces and digits apart; they are no FID and are never called so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganhub.checkpoint import RawCheckpoint
+from ganhub.errors import CheckpointError
+
+
+class FeatureNet(nn.Module):
+    """Pictures [N, 3, H, W] in [0, 255] -> features [N, dim]: the means of the activations at two depths."""
+
+    def __init__(self, widths: list[int], size: int = 64):
+        super().__init__()
+        self.config = {"widths": list(widths), "size": size}
+        self.size = size
+        edge, low, middle, high = widths
+        self.dim = low + high
+        self.low = nn.Sequential(_layer(3, edge, 4), _layer(edge, low))
+        self.middle = _layer(low, middle)
+        self.residual = _layer(middle, middle, stride=1)
+        self.high = _layer(middle, high)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = (self.size, self.size)
+        x = F.interpolate(x, size, mode="bilinear", antialias=True) if x.shape[2:] != size else x
+        low = self.low(x / 127.5 - 1)
+        middle = self.middle(low)
+        high = self.high(middle + self.residual(middle))
+        return torch.cat([low.mean((2, 3)), high.mean((2, 3))], 1)
+
+
+def _layer(before: int, after: int, kernel: int = 3, stride: int = 2) -> nn.Sequential:
+    convolution = nn.Conv2d(before, after, kernel, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU())
+
+
+def detect(raw: RawCheckpoint) -> bool:
+    return False  # only files of our own, whose header says it
+
+
+def read(raw: RawCheckpoint, part: str = "G", **config: Any) -> nn.Module:
+    raise CheckpointError(f"{raw.name} is no feature network written by this project.")
+
+
+def build(part: str, config: dict[str, Any]) -> nn.Module:
+    return FeatureNet(**config)
