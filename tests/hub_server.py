@@ -217,6 +217,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._info(match[1], match[2] or "main")
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if path == "validate-yaml":
+            front = json.loads(self.body)["content"].split("---\n")[1]
+            if len(str(yaml.safe_load(front).get("license", ""))) > 40:
+                return self._send(400, {}, json.dumps({"errors": [{"message": '"license" is no licence'}]}).encode())
             return self._json({"errors": [], "warnings": []})
         if token not in self.hub.users:
             return self._send(*REFUSALS["bad_token"])

@@ -52,7 +52,6 @@ def publish(
 def add(
     address: Annotated[str, typer.Argument(metavar="hf://OWNER/NAME[@REVISION]", help="A model on the Hub.")],
     name: Annotated[str | None, typer.Option("--id", help="Call it otherwise than its owner does.")] = None,
-    device: Device = None,
     registry: Rows = None,
     as_json: Json = False,
 ) -> None:
@@ -62,9 +61,7 @@ def add(
 
     file = registry or given["registry"] or added_file()
     with meter_line() as meter:
-        made = pipeline(
-            address, file, id=name, device=device, progress=lambda event: meter.bytes(f"Fetching {address}", event)
-        )
+        made = pipeline(address, file, id=name, progress=lambda event: meter.bytes(f"Fetching {address}", event))
     row = made.row
     if as_json:
         facts = row.model_dump(mode="json", exclude_defaults=True)

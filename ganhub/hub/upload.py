@@ -186,16 +186,21 @@ def _explain(error: BaseException, request: dict[str, Any]) -> Any:
 
     from ganhub.hub import download
 
-    while isinstance(error, (RuntimeError, ValueError)) and error.__cause__ is not None:
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__  # how the library wraps the failure of one file
     if isinstance(error, download.Refused):
         return error
     where = download.endpoint()
     page = f"{where}/{request['hub']}"
     sends = "folder" in request
+    if isinstance(error, ValueError) and isinstance(error.__cause__, hub.BadRequestError):
+        words = str(error).partition("\n")[2]  # what the Hub has against the front matter of README.md
+        return download.Refused("refused", f"the Hub does not take README.md ({_line(words)}); correct it")
     status = error.response.status_code if isinstance(error, hub.HfHubHTTPError) else 0
     if isinstance(error, hub.OfflineModeIsEnabled):
         return download.Refused("offline", "the network is switched off; unset HF_HUB_OFFLINE, then try again")
+    if isinstance(error, ConnectionError):  # from Xet, which has an HTTP client of its own
+        return download.Refused("connection_lost", f"the connection to {where} broke off; try again", True)
     if isinstance(error, json.JSONDecodeError):
         return download.Refused("not_a_hub", f"what answers at {where} is not a Hub; {download.PORTAL}")
     if sends and (status == 401 and not isinstance(error, hub.GatedRepoError)):
@@ -212,12 +217,12 @@ def _explain(error: BaseException, request: dict[str, Any]) -> Any:
     if sends and status == 412:
         return download.Refused("changed", f"{page} was changed meanwhile; look at it, then try again")
     if sends and status in (400, 413, 422):
-        words = " ".join(str(getattr(error, "server_message", None) or f"status {status}").split())[:200]
-        return download.Refused("refused", f"the Hub does not take the files ({words.rstrip('.')}); correct them")
+        words = str(getattr(error, "server_message", None) or f"status {status}")
+        return download.Refused("refused", f"the Hub does not take the files ({_line(words)}); correct them")
     if isinstance(error, hub.RevisionNotFoundError):
         wanted = request["revision"]
         return download.Refused("revision_not_found", f"{page} has no revision '{wanted}'; leave it out for the newest")
-    if isinstance(error, hub.RepositoryNotFoundError):
+    if isinstance(error, hub.RepositoryNotFoundError) and not isinstance(error, hub.GatedRepoError):
         return download.Refused(
             "repo_not_found",
             f"there is no model {page}, or it is private; check the name, or set HF_TOKEN to a token that may read it",
@@ -227,6 +232,11 @@ def _explain(error: BaseException, request: dict[str, Any]) -> Any:
         done = "upload" if sends else "look at the repository"
         refused = download.Refused("fetch", f"the {done} failed ({type(error).__name__}); try again")
     return refused
+
+
+def _line(words: str) -> str:
+    """What a server said, on one line and without what steers a terminal."""
+    return "".join(c for c in " ".join(words.split()) if c.isprintable())[:200].strip("- .")
 
 
 def main() -> int:

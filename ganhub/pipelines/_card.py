@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ganhub.metrics.features import ROWS, TITLES
 from ganhub.registry import Checkpoint, to_yaml
 
 NETWORKS = {"stylegan2": "StyleGAN2", "stylegan3": "StyleGAN3", "dcgan": "DCGAN", "sagan": "SAGAN"}
@@ -17,10 +18,12 @@ FIGURES = {
     "kernel": "kernel distance to the training pictures, lower is better",
     "precision": "precision: share of generated pictures that lie among real ones",
     "recall": "recall: share of real pictures that lie among generated ones",
-    "density": "density: how closely generated pictures lie to real ones (real ones among themselves: about 1)",
+    "density": "density: how closely generated pictures lie to real ones",
     "coverage": "coverage: share of real pictures that have a generated one beside them",
+    "path_length": "perceptual path length: how much a small step changes the picture",
+    "nearest_median": "distance to the nearest training picture or its mirror image, median",
+    "nearest_1_percent": "the same of the nearest 1 %",
 }
-_STANDARD = {"frechet": "FID", "kernel": "KID"}
 _HUB_LICENSES = re.compile(
     r"apache-2\.0|mit|bsd(-[23]-clause)?|unlicense|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[234]\.0|l?gpl-[23]\.[01]|agpl-3\.0"
     r"|openrail(\+\+)?|creativeml-openrail-m"
@@ -112,6 +115,8 @@ def _draws(facts: Facts) -> str:
     if facts.labels:
         names = row.class_names or [str(k) for k in range(network["c_dim"])]
         caption += ". Each row is one class: " + ", ".join(names[k] for k in facts.labels)
+        more = network["c_dim"] - len(facts.labels)
+        caption += f"; {more} more are not shown" if more > 0 else ""
     return (
         "## What it draws\n\n"
         + (f"{row.description}\n\n" if row.description else "")
@@ -182,7 +187,10 @@ def _training(facts: Facts) -> str:
     if run.get("command"):
         text += f"\n```shell\n{' '.join(run['command'])}\n```\n"
     if run.get("settings"):
-        text += f"\n```yaml\n{to_yaml(run['settings'])}```\n"
+        text += "\n```yaml\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in run["settings"].items()) + "```\n"
+    origin = _origin(run.get("command") or [])
+    if origin:
+        text += f"\nIt did not start from nothing but from `{origin}`: its licence and its pictures count here, too.\n"
     kept = [name for name in ("log.jsonl", "metrics.jsonl") if name in facts.files]
     if kept:
         text += f"\nThe figures of the whole run are in {' and '.join(f'[{name}]({name})' for name in kept)}.\n"
@@ -194,18 +202,13 @@ def _figures(facts: Facts) -> str:
         return "## Measured\n\nNothing was measured: there is no `metrics.jsonl` or `evaluation.json` in its run.\n"
     parts = ["## Measured\n"]
     for line in facts.measured:
-        features = str(line.get("features") or "features that the run does not name")
-        standard = "inception" in features.lower()
-        table = []
-        for key, value in numbers(line).items():
-            words = FIGURES.get(key, key.replace("_", " "))
-            words = f"{_STANDARD[key]}: {words}" if standard and key in _STANDARD else words
-            table.append((words[:1].upper() + words[1:], f"{value:.4g}"))
-        at = f" after {line['kimg'] * 1000:,.0f} pictures" if isinstance(line.get("kimg"), (int, float)) else ""
-        parts.append(
-            f"{_count(line.get('pictures'))} compared in the features of **{features}**{at}:\n\n{_table(table)}\n"
-        )
-        if not standard and "frechet" in line:
+        named = line.get("features")
+        features = f"the features of `{ROWS.get(named, named)}`" if named else "features that the run does not name"
+        at = f" after {line['kimg'] * 1000:,.0f} pictures of training" if "kimg" in line else ""
+        commit = f", measured with commit `{str(line['commit'])[:12]}`" if line.get("commit") else ""
+        parts.append(f"{_count(line.get('pictures'))}, compared in {features}{at}{commit}:\n")
+        parts.append(_columns(line) + "\n")
+        if named != "inception" and "frechet" in line:
             parts.append(
                 "These features are not those of the Inception network: the distances compare trainings that were "
                 "measured with the same ones, and are no FID or KID.\n"
@@ -213,6 +216,30 @@ def _figures(facts: Facts) -> str:
     if "metrics.png" in facts.files:
         parts.append("![Figures over the training](metrics.png)\n")
     return "\n".join(parts)
+
+
+def _columns(line: Mapping[str, Any]) -> str:
+    """A table of one measurement: each truncation, and real pictures in place of generated ones where they were."""
+    columns = [(f"psi {line['psi']:g}" if "psi" in line else "generated", numbers(line))]
+    columns += [(f"psi {other['psi']:g}", numbers(other)) for other in line.get("sweep", [])]
+    real = {k.removeprefix("real_"): v for k, v in numbers(line).items() if k.startswith("real_")}
+    below = ""
+    if isinstance(line.get("half"), dict) and isinstance(line.get("real"), dict):
+        columns.append(("generated, against half", numbers(line["half"])))
+        real |= numbers(line["real"])
+        below = (
+            f"\n\nThe last two columns hold {_count(line['half'].get('pictures'))} against one half of the real ones: "
+            "generated ones, then those of the other half, which no generator can be expected to beat."
+        )
+    columns += [("real", real)] if real else []
+    standard = TITLES["inception"] if line.get("features") == "inception" else {}
+    rows = []
+    for key in dict.fromkeys(key for _, figures in columns for key in figures):
+        if not key.startswith("real_") and key != "kernel_std":
+            words = FIGURES.get(key, key.replace("_", " "))
+            words = f"{standard[key]}: {words}" if key in standard else words[:1].upper() + words[1:]
+            rows.append((words, *(f"{figures[key]:.4g}" if key in figures else "" for _, figures in columns)))
+    return _table(rows, ("", *(name for name, _ in columns))) + below
 
 
 def _samples(facts: Facts) -> str:
@@ -240,14 +267,19 @@ def _limits(facts: Facts) -> str:
         points.append(
             f"By the recall above it reaches about {figures['recall']:.0%} of the variety of its training pictures."
         )
-    nearest = [key for key in figures if key.startswith("nearest")]
-    points.append(
-        "How near its pictures come to training pictures is among the figures above; single ones may still be close."
-        if nearest
-        else "Nobody has looked whether it repeats training pictures: with a set this small that can happen."
-        if (data.get("pictures") or 0) < 5000
-        else "Nobody has looked whether it repeats training pictures."
-    )
+    near, real = figures.get("nearest_1_percent"), figures.get("real_nearest_1_percent")
+    if near is None or real is None:
+        points.append("Nobody has looked whether it repeats training pictures; with a small set that can happen.")
+    elif near < real:
+        points.append(
+            "Its pictures come nearer to training pictures than those come to each other (the nearest 1 % above): some "
+            "may repeat what it was trained on."
+        )
+    else:
+        points.append(
+            "It repeats no training pictures as far as the distances above can tell (the nearest 1 % is no nearer than "
+            "among real ones); a single picture may still be close to one."
+        )
     if not facts.network["c_dim"]:
         points.append("There is no way to ask for a certain kind of picture, only for another seed.")
     return "## Limits\n\n" + "".join(f"- {point}\n" for point in points)
@@ -272,27 +304,39 @@ Files that GAN Hub writes say so inside (`ganhub provenance FILE` shows it, and 
 """
 
 
+def _origin(command: list[str]) -> str:
+    """The checkpoint that a training began with, where its command names one."""
+    for word, following in zip(command, [*command[1:], "--"], strict=True):
+        if word.startswith("--resume="):
+            return word.removeprefix("--resume=")
+        if word == "--resume" and not following.startswith("--"):
+            return following
+    return ""
+
+
 def numbers(line: Mapping[str, Any]) -> dict[str, float]:
     """The figures in a line of measurements: finite numbers, without what was counted rather than measured."""
-    counted = ("kimg", "pictures", "seconds", "seed", "real", "neighbours")
+    counted = ("kimg", "pictures", "seconds", "seed", "psi")
     plain = {k: v for k, v in line.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     return {k: float(v) for k, v in plain.items() if k not in counted and abs(v) < 1e30}
 
 
-def _table(lines: list[tuple[str, Any]]) -> str:
-    def cell(value: Any) -> str:
-        text = value if isinstance(value, str) else json.dumps(value)
-        return " ".join(text.split()).replace("|", "\\|")
+def _table(rows: Sequence[tuple[Any, ...]], head: tuple[str, ...] = ("", "")) -> str:
+    """Rows whose second cell is not empty."""
 
-    rows = [f"| {cell(name)} | {cell(value)} |" for name, value in lines if value not in (None, "")]
-    return "\n".join(["| | |", "|---|---|", *rows])
+    def line(cells: tuple[Any, ...]) -> str:
+        texts = [cell if isinstance(cell, str) else json.dumps(cell) for cell in cells]
+        return "| " + " | ".join(" ".join(text.split()).replace("|", "\\|") for text in texts) + " |"
+
+    shown = [line(row) for row in rows if row[1] not in (None, "")]
+    return "\n".join([line(head), "|" + "---|" * len(head), *shown])
 
 
 def _count(pictures: Any) -> str:
     return f"{pictures:,} pictures" if isinstance(pictures, int) else "pictures, of which the run does not say how many"
 
 
-def _pair(size: Any) -> tuple[int, int] | tuple[None, None]:
+def _pair(size: Any) -> tuple[Any, Any]:
     if isinstance(size, int):
         return size, size
     return (size[0], size[1]) if isinstance(size, (list, tuple)) and len(size) == 2 else (None, None)

@@ -11,12 +11,14 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from ganhub import checkpoint, hub, models
-from ganhub.errors import BadInput, CheckpointError, FetchError, RegistryError
+from ganhub import checkpoint, hub, imaging, models
+from ganhub.engine.loading import check_resolution
+from ganhub.errors import BadInput, CheckpointError, FetchError, GanHubError, RegistryError
 from ganhub.hub import Progress, records, upload
 from ganhub.hub.upload import ROW_FILE, HubFile, Repository
+from ganhub.latents import z_from_seeds
 from ganhub.pipelines import _card
-from ganhub.pipelines.publish import GENERATE, TASKS, check_repository, golden, opened, slug
+from ganhub.pipelines.publish import GENERATE, TASKS, check_repository, slug
 from ganhub.registry import (
     FAMILIES,
     MAX_FOREIGN_BYTES,
@@ -52,9 +54,7 @@ class Added:
     difference: int | None
 
 
-def add(
-    address: str, registry: Path, *, id: str | None = None, device: str | None = None, progress: Progress | None = None
-) -> Added:
+def add(address: str, registry: Path, *, id: str | None = None, progress: Progress | None = None) -> Added:
     """Bring a checkpoint from the Hub, check it, and write its row.
 
     What the repository says is data and is not trusted: the row is validated, its file is the one at the commit that
@@ -85,9 +85,9 @@ def add(
             f"{there.page} holds a file of {found.bytes} bytes where its row says {row.bytes}, and is not added.",
             "wrong_size",
         )
-    with opened(row, device) as network:  # reads the file, builds the network, holds its size against the row
-        difference = _difference(row, network)
-        height, width = network.spec["img_size"]
+    network = _network(row, path)
+    difference = _difference(row, network)
+    height, width = network.img_size
     size = height if height == width else (height, width)
     row = row.model_copy(update={"sha256": found.sha256, "bytes": found.bytes, "resolution": size})
     with records.guarded(registry):
@@ -255,16 +255,51 @@ def _hashes(listed: HubFile) -> dict[str, Any]:
     return {"sha256": listed.sha256} if listed.sha256 else {"git_blob_sha1": listed.git_blob_sha1}
 
 
-def _difference(row: Checkpoint, network: Any) -> int | None:
+def _network(row: Checkpoint, path: Path) -> models.Generator:
+    """The generator in a row's file, which is what the row says.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    raw = checkpoint.read(path, sha256=row.sha256)
+    own = raw.extra.get("family", row.family) if raw.format == "ganhub" else row.family
+    if own != row.family:
+        raise CheckpointError(
+            f"{path.name} says that it is a {str(own)[:40]!r}, and the row of '{row.id}' {row.family}."
+        )
+    try:
+        network: Any = models.read(raw, row.family, **row.config)
+        is_one = isinstance(network, models.Generator)
+    except GanHubError:
+        raise
+    except Exception as error:  # a stranger's config can be anything
+        why = f"{type(error).__name__}: {str(error)[:100]}".splitlines()[0].rstrip(".")
+        raise CheckpointError(f"The row of '{row.id}' does not fit its file {path.name} ({why}).") from error
+    if not is_one:
+        raise CheckpointError(f"{path.name} of '{row.id}' holds no generator of pictures.")
+    check_resolution(row, network)
+    return network
+
+
+def _difference(row: Checkpoint, network: models.Generator) -> int | None:
     """Largest difference between the picture that a row promises and the one drawn here, in levels."""
-    if not row.golden:
-        golden(network, label=0 if network.spec["c_dim"] else None)  # it draws at all
-        return None
-    seed, label = row.golden.get("seed"), row.golden.get("label")
+    import torch
+
     wrong = RegistryError(f"Row '{row.id}': golden must be {{seed, cells}} with the mean colours of 4x4 cells.")
-    if type(seed) is not int or not 0 <= seed < 2**32 or not (label is None or type(label) is int):
+    seed, label = row.golden.get("seed", 0), row.golden.get("label", 0)
+    if (
+        type(seed) is not int
+        or not 0 <= seed < 2**32
+        or type(label) is not int
+        or not 0 <= label < max(network.c_dim, 1)
+    ):
         raise wrong
-    drawn = np.array(golden(network, seed, label)["cells"])
+    z = torch.from_numpy(z_from_seeds([seed], network.z_dim, network.z_distribution)).float()
+    c = torch.eye(network.c_dim)[[label]] if network.c_dim else None
+    with torch.inference_mode():
+        drawn = np.array(imaging.cells(imaging.to_uint8(network(z, c))[0]))
+    if not row.golden:
+        return None
     try:
         promised = np.array(row.golden.get("cells"), dtype=np.float64)
     except (TypeError, ValueError, OverflowError):

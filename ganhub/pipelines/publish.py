@@ -15,6 +15,7 @@ import ganhub
 from ganhub import checkpoint, imaging, models
 from ganhub.errors import BadInput
 from ganhub.hub import records, upload
+from ganhub.metrics.features import IDS
 from ganhub.pipelines import _card
 from ganhub.pipelines.generate import LoadedGenerator
 from ganhub.registry import Checkpoint, PathSource, Registry, Task, dump_row
@@ -97,7 +98,7 @@ def publish(
         family=family,
         source=PathSource(path=str(file.resolve())),
         config={"classes": data["classes"]} if data.get("classes") else {},
-        title=title or name.replace("-", " ").replace("_", " "),
+        title=title or re.sub(r"[-_]+", " ", name[:1].upper() + name[1:]),
         description=description.strip(),
         license=license,
         commercial_use=_card.is_open(license) and _card.is_open(data["license"]),
@@ -107,8 +108,9 @@ def publish(
         source_url=f"https://huggingface.co/{to}",
     )
     folder = run / "publish"
-    measured = _measured(run)
-    with opened(row, device) as network:
+    found = records.compute(file)
+    measured = _measured(run, found.sha256)
+    with _opened(row, device) as network:
         facts = network.spec
         labels = [k % facts["c_dim"] for k in range(SHEET)] if facts["c_dim"] else []
         psi = PREVIEW_PSI if facts["w_dim"] else None
@@ -121,9 +123,8 @@ def publish(
         imaging.save_image(sheet, folder / "grid.png", about_sheet | {"psi": psi or 1.0})
         if psi is not None:
             imaging.save_image(_sheet(network, labels, 1.0)[0], folder / "samples.png", about_sheet | {"psi": 1.0})
-        shown = golden(network, label=0 if labels else None)
+        seen = _pictures(network, [0], 0 if labels else None, 1.0)[0]
     shutil.copyfile(file, folder / WEIGHTS)
-    found = records.compute(folder / WEIGHTS)
     height, width = facts["img_size"]
     final = {
         "source": PathSource(path=WEIGHTS),
@@ -131,7 +132,7 @@ def publish(
         "bytes": found.bytes,
         "resolution": height if height == width else (height, width),
         "metrics": _row_metrics(measured),
-        "golden": shown,
+        "golden": {"seed": 0, **({"label": 0} if labels else {}), "cells": imaging.cells(seen)},
     }
     row = Checkpoint.model_validate({**row.model_dump(), **final})
     files = ["README.md", WEIGHTS, upload.ROW_FILE, "grid.png", *(["samples.png"] if psi is not None else [])]
@@ -177,18 +178,12 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "gan"
 
 
-def opened(row: Checkpoint, device: str | None = None) -> LoadedGenerator:
+def _opened(row: Checkpoint, device: str | None) -> LoadedGenerator:
     """The generator of a row that is in no registry yet, on an engine of its own, which ends with it."""
     from ganhub.engine import Engine
 
     engine = Engine(Registry([row]), device=device)
     return LoadedGenerator(row.id, engine, on_close=lambda: engine.close(drain=False))
-
-
-def golden(network: LoadedGenerator, seed: int = 0, label: int | None = None) -> dict[str, Any]:
-    """What a row says of the picture of one seed, to see that it is the same elsewhere: mean colours of 4x4 cells."""
-    picture = _pictures(network, [seed], label, 1.0)[0]
-    return {"seed": seed, **({} if label is None else {"label": label}), "cells": imaging.cells(picture)}
 
 
 def _pictures(network: LoadedGenerator, seeds: list[int], label: int | None, psi: float) -> list[np.ndarray]:
@@ -297,24 +292,32 @@ def _parsed(lines: list[str]) -> Iterator[dict[str, Any]]:
             yield value
 
 
-def _measured(run: Path) -> list[dict[str, Any]]:
-    """The last line of the training's own measurements, and what `ganhub evaluate` wrote."""
-    found = _lines(run / "metrics.jsonl")[-1:]
+def _measured(run: Path, sha256: str) -> list[dict[str, Any]]:
+    """The last line of the training's own measurements, and what `ganhub evaluate` wrote of this very file."""
+    found = {line.get("features"): line for line in _lines(run / "metrics.jsonl")[-1:]}
     file = run / "evaluation.json"
     if file.is_file():
         try:
-            value = json.loads(file.read_text(encoding="utf-8"))
+            entries = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise BadInput(f"{file} cannot be read ({error}); run `ganhub evaluate` again.") from error
-        found += [entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, dict)]
-    return [line for line in found if _card.numbers(line)]
+        for entry in entries:
+            if entry.get("sha256", sha256) != sha256:
+                raise BadInput(
+                    f"{file} holds figures of an earlier network; run `ganhub evaluate {run} --write ...` again in the "
+                    f"features '{entry.get('features')}', or remove the file.",
+                    "stale",
+                )
+            found[entry.get("features")] = entry
+    return [line for line in found.values() if _card.numbers(line)]
 
 
 def _row_metrics(measured: list[dict[str, Any]]) -> dict[str, float]:
-    """Figures for the row; their names hold the features, without which a number says nothing."""
-    return {
-        f"{key} ({line.get('features') or 'unnamed features'})": round(value, 4)
-        for line in measured
-        for key, value in _card.numbers(line).items()
-        if key in _card.FIGURES
-    }
+    """Figures for the row; their names tell the features, without which a number says nothing."""
+    metrics = {}
+    for line in measured:
+        features = str(line.get("features") or "unnamed")
+        for key, value in _card.numbers(line).items():
+            if key in ("frechet", "kernel", "precision", "recall"):
+                metrics[IDS.get(features, {}).get(key, f"{key}_{features}")] = round(value, 4)
+    return metrics

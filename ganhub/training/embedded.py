@@ -16,10 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
-from ganhub import checkpoint, models
+from ganhub import checkpoint, imaging, models
 from ganhub.training import dcgan, mlp_gan
 from ganhub.training.loop import draw, grid
 
@@ -45,12 +44,9 @@ SHIPPED = {
 }
 
 
-def golden(G: nn.Module, cells: int = 4) -> list[list[int]]:
-    """The picture of seed 0 as the mean colours of 4x4 cells, row by row: enough to see that it is the same one."""
-    picture = draw(G, range(1))[0].numpy().astype(np.float64)
-    height, width, channels = picture.shape
-    small = picture.reshape(cells, height // cells, cells, width // cells, channels).mean(axis=(1, 3))
-    return small.reshape(cells * cells, channels).round().astype(int).tolist()
+def golden(G: nn.Module) -> list[list[int]]:
+    """The picture of seed 0 as the mean colours of 4x4 cells."""
+    return imaging.cells(draw(G, range(1))[0].numpy())
 
 
 def main() -> None:
