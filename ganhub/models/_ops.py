@@ -150,6 +150,28 @@ def bias_act(
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
+def split_gain(act: str, gain: float, dtype: torch.dtype) -> tuple[float, float]:
+    """The gain of a layer, its activation's own included: (before, after) the activation.
+
+    What is linear but for the sign lets it through, so that weights and biases can carry it; but float16, which
+    published networks were trained in, keeps their order of rounding.
+    """
+    gain *= ACTIVATIONS[act][2]
+    early = act in ("linear", "relu", "lrelu") and dtype != torch.float16
+    return (gain, 1.0) if early else (1.0, gain)
+
+
+def act_in_place(x: Tensor, act: str, gain: float, clamp: float | None) -> Tensor:
+    """`clamp(act(x) * gain)` in the memory of x, which must be a fresh result that no gradient needs."""
+    if act == "lrelu":
+        x = F.leaky_relu(x, ACTIVATIONS[act][1], inplace=True)
+    elif act != "linear":
+        x = ACTIVATIONS[act][0](x, ACTIVATIONS[act][1])
+    if gain != 1:
+        x = x * gain
+    return x if clamp is None else x.clamp(-clamp, clamp)
+
+
 def conv2d_resample(
     x: Tensor,
     w: Tensor,
@@ -160,6 +182,7 @@ def conv2d_resample(
     groups: int = 1,
     flip_weight: bool = True,
     flip_filter: bool = False,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Convolution of a picture that is enlarged before it or shrunk after it, filtered by f in between.
 
@@ -168,6 +191,7 @@ def conv2d_resample(
         w: `[C_out, C_in / groups, h, w]`.
         padding: of the enlarged picture, besides what the filter needs to keep its place.
         flip_weight: True correlates (as `conv2d` does), False convolves.
+        bias: `[C_out]`, added to the result.
 
     Returns:
         `[N, C_out, H', W']`.
@@ -184,14 +208,17 @@ def conv2d_resample(
     correlating = w if flip_weight else w.flip((2, 3))
 
     if up == down == 1:
-        return F.conv2d(_pad(x, (left, right, top, bottom)), correlating, groups=groups)
+        if left == right >= 0 and top == bottom >= 0:
+            return F.conv2d(x, correlating, bias, padding=(top, left), groups=groups)
+        return F.conv2d(_pad(x, (left, right, top, bottom)), correlating, bias, groups=groups)
     if up == 1:
         stride = 1 if kh == kw == 1 else down  # one tap per output: shrink first, convolve what is left
         x = upfirdn2d(x, f, down=down // stride, padding=(left, right, top, bottom), flip=flip_filter)
-        return F.conv2d(x, correlating, stride=stride, groups=groups)
+        return F.conv2d(x, correlating, bias, stride=stride, groups=groups)
     if kh == kw == 1 and down == 1:
         x = F.conv2d(x, correlating, groups=groups)
-        return upfirdn2d(x, f, up=up, padding=(left, right, top, bottom), flip=flip_filter, gain=up**2)
+        x = upfirdn2d(x, f, up=up, padding=(left, right, top, bottom), flip=flip_filter, gain=up**2)
+        return x if bias is None else x + bias[:, None, None]
 
     # Zero insertion and convolution in one step; a transposed convolution convolves, so the kernel turns round.
     out, per_group = w.shape[:2]
@@ -200,7 +227,8 @@ def conv2d_resample(
     x = F.conv_transpose2d(x, spread, stride=up, groups=groups)
     sides = (left - kw + 1, right - kw + up, top - kh + 1, bottom - kh + up)
     x = upfirdn2d(x, f, padding=sides, flip=flip_filter, gain=up**2)
-    return x if down == 1 else upfirdn2d(x, f, down=down, flip=flip_filter)
+    x = x if down == 1 else upfirdn2d(x, f, down=down, flip=flip_filter)
+    return x if bias is None else x + bias[:, None, None]
 
 
 def _pair(factor: int | Sequence[int]) -> tuple[int, int]:

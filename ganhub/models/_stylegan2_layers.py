@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganhub.errors import BadInput
-from ganhub.models._ops import ACTIVATIONS, bias_act, conv2d_resample, normalize_2nd_moment
+from ganhub.models._ops import act_in_place, bias_act, conv2d_resample, normalize_2nd_moment, split_gain
 
 
 class FullyConnected(nn.Module):
@@ -62,10 +62,16 @@ class Conv(nn.Module):
         self.gain, self.padding = 1 / sqrt(inputs * kernel**2), kernel // 2
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        w = (self.weight * self.gain).to(x.dtype)
-        x = conv2d_resample(x, w, self.f, self.up, self.down, self.padding, flip_weight=self.up == 1)
-        b = None if self.bias is None else self.bias.to(x.dtype)
-        return activate(x, b, self.act, gain, self.clamp)
+        before, after = split_gain(self.act, gain, x.dtype)
+        w = (self.weight * (self.gain * before)).to(x.dtype)
+        b = None if self.bias is None else (self.bias if before == 1 else self.bias * before).to(x.dtype)
+        late = b is not None and x.dtype == torch.float16  # rounded in between, as the published networks were
+        x = conv2d_resample(
+            x, w, self.f, self.up, self.down, self.padding, flip_weight=self.up == 1, bias=None if late else b
+        )
+        if b is not None and late:
+            x = x + b[:, None, None]
+        return act_in_place(x, self.act, after, None if self.clamp is None else self.clamp * gain)
 
 
 class Mapping(nn.Module):
@@ -119,8 +125,3 @@ class Mapping(nn.Module):
         for i in range(self.num_layers):
             x = self.get_submodule(f"fc{i}")(x)
         return x
-
-
-def activate(x: Tensor, b: Tensor | None, act: str, gain: float, clamp: float | None) -> Tensor:
-    """Bias [C] and activation of x [N, C, H, W]; `gain` comes on top of the activation's own, the clamp with it."""
-    return bias_act(x, b, act=act, gain=ACTIVATIONS[act][2] * gain, clamp=None if clamp is None else clamp * gain)

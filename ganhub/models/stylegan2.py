@@ -20,9 +20,9 @@ from ganhub.checkpoint import RawCheckpoint
 from ganhub.errors import BadInput, CheckpointError
 from ganhub.models import _stylegan2_files as files
 from ganhub.models import load_strictly
-from ganhub.models._ops import bias_act, conv2d_resample, setup_filter, upsample2d
+from ganhub.models._ops import act_in_place, conv2d_resample, setup_filter, split_gain, upsample2d
 from ganhub.models._stylegan2_discriminator import Discriminator, DiscriminatorBlock
-from ganhub.models._stylegan2_layers import Conv, FullyConnected, Mapping, activate
+from ganhub.models._stylegan2_layers import Conv, FullyConnected, Mapping
 
 Noise = Callable[[tuple[int, ...]], Tensor]
 
@@ -64,7 +64,15 @@ def truncate(ws: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -
 
 
 def modulated_conv2d(
-    x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool = True, up: int = 1, f: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    bias: Tensor,
+    demodulate: bool = True,
+    up: int = 1,
+    f: Tensor | None = None,
+    noise: Tensor | None = None,
+    gain: float = 1.0,
 ) -> Tensor:
     """Convolution whose input channels are scaled per picture, and whose output channels keep unit variance.
 
@@ -72,6 +80,9 @@ def modulated_conv2d(
         x: `[N, C_in, H, W]`.
         weight: `[C_out, C_in, k, k]`.
         styles: `[N, C_in]`.
+        bias: `[C_out]`, added last.
+        noise: `[N or 1, 1, H * up, W * up]`, added after the convolution.
+        gain: of the sum of all.
 
     Returns:
         `[N, C_out, H * up, W * up]`.
@@ -81,12 +92,19 @@ def modulated_conv2d(
         weight = weight / (peak * sqrt(prod(weight.shape[1:])))
         styles = styles / styles.abs().amax(dim=1, keepdim=True)
     y = x * styles.to(x.dtype)[:, :, None, None]
-    padding = weight.shape[-1] // 2
-    y = conv2d_resample(y, weight.to(x.dtype), f, up=up, padding=padding, flip_weight=up == 1)
-    if demodulate:
-        d = (styles.square() @ weight.square().sum(dim=(2, 3)).T + 1e-8).rsqrt()
-        y = y * d.to(x.dtype)[:, :, None, None]
-    return y
+    resample: dict[str, Any] = {"up": up, "padding": weight.shape[-1] // 2, "flip_weight": up == 1}
+    bias = (bias if gain == 1 else bias * gain).to(x.dtype)
+    if not demodulate:
+        weight = weight if gain == 1 else weight * gain
+        return conv2d_resample(y, weight.to(x.dtype), f, **resample, bias=bias)
+    y = conv2d_resample(y, weight.to(x.dtype), f, **resample)
+    # Every pass over the pixels costs as much as the convolution on a CPU: the gain goes into the small factors.
+    d = (styles.square() @ weight.square().sum(dim=(2, 3)).T + 1e-8).rsqrt()
+    d = (d if gain == 1 else d * gain).to(x.dtype)[:, :, None, None]
+    b = bias[:, None, None]
+    if noise is None:
+        return torch.addcmul(b, y, d)
+    return torch.addcmul((noise if gain == 1 else noise * gain).to(x.dtype), y, d).add_(b)
 
 
 class SynthesisLayer(nn.Module):
@@ -120,11 +138,13 @@ class SynthesisLayer(nn.Module):
         self.size, self.up, self.act, self.clamp = size, up, act, clamp
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, noise: Noise, gain: float = 1.0) -> Tensor:
-        x = modulated_conv2d(x, self.weight, self.affine(w), up=self.up, f=self.f)
+        drawn = None
         if self.use_noise and noise_mode != "none":
             drawn = self.noise_const if noise_mode == "const" else noise((x.shape[0], 1, *self.size)).to(x.device)
-            x = x + (drawn * self.noise_strength).to(x.dtype)
-        return activate(x, self.bias.to(x.dtype), self.act, gain, self.clamp)
+            drawn = drawn * self.noise_strength
+        before, after = split_gain(self.act, gain, x.dtype)
+        x = modulated_conv2d(x, self.weight, self.affine(w), self.bias, True, self.up, self.f, drawn, before)
+        return act_in_place(x, self.act, after, None if self.clamp is None else self.clamp * gain)
 
 
 class ToRGB(nn.Module):
@@ -138,8 +158,8 @@ class ToRGB(nn.Module):
         self.gain, self.clamp = 1 / sqrt(inputs), clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = modulated_conv2d(x, self.weight, self.affine(w) * self.gain, demodulate=False)
-        return bias_act(x, self.bias.to(x.dtype), clamp=self.clamp)
+        x = modulated_conv2d(x, self.weight, self.affine(w) * self.gain, self.bias, demodulate=False)
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
 class SynthesisBlock(nn.Module):

@@ -20,26 +20,32 @@ class Reals:
         data: the set.
         mirror: turn half of them round.
         balance: draw every class by the square root of its number of pictures, so that rare ones are seen.
+        fewest: leave out classes with fewer pictures.
         device: where the pictures go.
 
     Raises:
-        BadInput: `balance` without classes.
+        BadInput: `balance` or `fewest` without classes, or no class is large enough.
     """
 
     def __init__(
-        self, data: PictureSet, mirror: bool = False, balance: bool = False, device: str | torch.device = "cpu"
+        self,
+        data: PictureSet,
+        mirror: bool = False,
+        balance: bool = False,
+        fewest: int = 1,
+        device: str | torch.device = "cpu",
     ):
         self.data, self.mirror, self.device = data, mirror, torch.device(device)
         fits = len(data) * data.channels * data.size[0] * data.size[1] <= MEMORY
         self.pictures = torch.from_numpy(data.pictures()).permute(0, 3, 1, 2).contiguous() if fits else None
         self.weights = None
-        if balance:
+        if balance or fewest > 1:
             if data.labels is None or data.labels.ndim > 1:
-                raise BadInput(
-                    f"{data.path} has no classes to balance; prepare it with --label, or leave out --balance."
-                )
-            counts = np.bincount(data.labels)
-            self.weights = torch.from_numpy(counts[data.labels] ** -0.5)
+                raise BadInput(f"{data.path} has no classes for --balance and --fewest; prepare it with --label.")
+            counts = np.bincount(data.labels)[data.labels]
+            self.weights = torch.from_numpy((counts ** (-0.5 if balance else 0.0)) * (counts >= fewest))
+            if not self.weights.any():
+                raise BadInput(f"No class of {data.path} has {fewest} pictures; lower --fewest.")
 
     def __call__(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """n pictures [n, C, H, W] in [-1, 1] and their classes, one-hot [n, c_dim]."""

@@ -48,6 +48,7 @@ class Settings:
     cond: bool = option(False, "condition on the classes of the set")
     mirror: bool = option(False, "show half of the real pictures mirrored")
     balance: bool = option(False, "draw every class by the square root of its size")
+    fewest: int = option(1, "leave out classes with fewer pictures")
     aug: str = option("ada", "ada (adaptive), fixed, or noaug")
     p: float = option(0.0, "augmentation probability: the first one for ada, the one for fixed")
     target: float = option(0.6, "ada keeps the mean sign of D on real pictures here")
@@ -229,7 +230,7 @@ class Trainer:
         d = self.D_EVERY / (self.D_EVERY + 1)
         self.opt_g = _adam(self.G.parameters(), s.lr, g)
         self.opt_d = _adam(trained(self.D, s.freeze_d), s.lr, d)
-        self.reals = Reals(data, s.mirror, s.balance, device)
+        self.reals = Reals(data, s.mirror, s.balance, s.fewest, device)
         self.steps = self.seen = 0
         self.signs = torch.zeros((), device=device)
         torch.manual_seed(s.seed * self.workers.count + self.workers.rank)
