@@ -190,20 +190,28 @@ def _run_map(G: Any, facts: Facts, items: list[Item], device: torch.device) -> l
     return [row.copy() if np.isfinite(row).all() else _not_finite() for row in ws]
 
 
-def _synthesize(G: Any, ws: Tensor, items: list[Item], device: torch.device) -> list[Answer]:
+def _synthesize(G: Any, ws: Tensor, items: list[Item], device: torch.device) -> Tensor:
     mode = _noise_mode(items[0])
     noise = own_noise(items, device) if mode == "random" else None
-    return _pictures(G.synthesis(ws, noise_mode=mode, noise=noise))
+    return G.synthesis(ws, noise_mode=mode, noise=noise)
+
+
+def _ws(items: list[Item], device: torch.device) -> Tensor:
+    return to_device(np.stack([item["ws"].astype(np.float32) for item in items]), device)
 
 
 def _run_synthesize(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
-    ws = to_device(np.stack([item["ws"].astype(np.float32) for item in items]), device)
-    return _synthesize(G, ws, items, device)
+    return _pictures(_synthesize(G, _ws(items, device), items, device))
+
+
+def _run_render(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    images = _synthesize(G, _ws(items, device), items, device).float().cpu().numpy()
+    return [image.copy() if np.isfinite(image).all() else _not_finite() for image in images]
 
 
 def _run_generate(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
     if G.w_dim:
-        return _synthesize(G, _map(G, items, device), items, device)
+        return _pictures(_synthesize(G, _map(G, items, device), items, device))
     z = to_device(np.stack([item["z"] for item in items]), device)
     return _pictures(G(z.float(), one_hot(items, G.c_dim, device)))
 
@@ -216,5 +224,6 @@ OPERATIONS: dict[str, Operation] = {
     "describe": Operation(lambda item, facts: None, lambda item: None, _describe),
     "map": Operation(_check_map, lambda item: None, _run_map),
     "synthesize": Operation(_check_synthesize, _noise_mode, _run_synthesize),
+    "render": Operation(_check_synthesize, _noise_mode, _run_render),
     "generate": Operation(_check_generate, _noise_mode, _run_generate),
 }

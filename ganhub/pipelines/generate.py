@@ -162,6 +162,12 @@ _facts: WeakKeyDictionary[Any, dict[tuple[str, str | None], dict[str, Any]]] = W
 
 def _open(engine: Engine, request: Request) -> Generator[Progress, None, _Source]:
     """Load the checkpoint, which fetches it where it is not here, and check that the request fits it."""
+    source = yield from _load(engine, request)
+    _fits(source.row, source.facts, request)
+    return source
+
+
+def _load(engine: Engine, request: Request) -> Generator[Progress, None, _Source]:
     row = engine.registry.find(request.checkpoint)
     known = _facts.setdefault(engine, {})
     facts = known.get((row.id, request.precision))
@@ -175,7 +181,6 @@ def _open(engine: Engine, request: Request) -> Generator[Progress, None, _Source
                 else:
                     facts = known[row.id, request.precision] = answer
     assert facts is not None, "a job is answered or fails"
-    _fits(row, facts, request)
     return _Source(engine, row, row.sha256 or hub.status(row).sha256 or "", facts)
 
 
