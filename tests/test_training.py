@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from ganhub import checkpoint, models
 from ganhub.data.pages import subjects
 from ganhub.errors import BadInput
-from ganhub.training import dcgan, embedded, measure, mlp_gan
+from ganhub.training import dcgan, embedded, mlp_gan
 
 TINY = dcgan.Recipe(size=16, z_dim=6, ngf=4, ndf=4, batch=4, fewest=2)
 
@@ -176,31 +176,3 @@ def test_embedded_files_are_made_from_runs(folder, tmp_path, monkeypatch, capsys
     file = tmp_path / "package/embedded/tiny-gan.safetensors"
     assert f"bytes: {file.stat().st_size}" in printed and "golden: {seed: 0" in printed
     assert Image.open(tmp_path / "cards/tiny-gan.png").size == (128, 128)
-
-
-class Recalled(torch.nn.Module):
-    """A generator that gives pictures out of a list, one after the other."""
-
-    z_dim, z_distribution = 4, "normal"
-
-    def __init__(self, pictures):
-        super().__init__()
-        self.pictures, self.at = pictures, 0
-
-    def forward(self, z):
-        chosen = self.pictures[(torch.arange(len(z)) + self.at) % len(self.pictures)]
-        self.at += len(z)
-        return (chosen.permute(0, 3, 1, 2).float() - 127.5) / 127.5
-
-
-def test_measures_tell_copies_collapse_and_noise_apart():
-    real = torch.randint(0, 256, (200, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    copies = measure.measure(Recalled(real), real, real)
-    assert copies["precision"] > 0.45 and copies["nearest_real_median"] < 0.01 < copies["real_to_next_real_1_percent"]
-    assert copies["spread_over_seeds"] == pytest.approx(copies["spread_of_real"], rel=0.05)
-
-    one = measure.measure(Recalled(real[:1]), real, real)
-    assert one["recall"] < 0.02 and one["spread_over_seeds"] < 0.01
-
-    dark = measure.measure(Recalled(real // 8), real, real)
-    assert dark["precision"] == 0 and dark["recall"] == 0 and dark["nearest_real_1_percent"] > 0.3
