@@ -233,6 +233,24 @@ def test_a_picture_without_a_face_says_so(tmp_path):
         prepare(tmp_path / "plain", tmp_path / "s.zip", size=16, crop="face")
 
 
+def test_the_square_of_a_face_is_kept_or_not(monkeypatch):
+    """What is done with the faces that are found; finding them is tested beside the finder."""
+    pytest.importorskip("skimage", reason="faces are found with scikit-image")
+    from ganhub.data import faces
+
+    def proposed(*eyes, smallest=16):
+        found = [faces.Face((0, 0, 1), pair, 1.0) for pair in eyes]
+        monkeypatch.setattr(faces, "find_faces", lambda picture: found)
+        (crop,) = propose(np.zeros((100, 100, 3), np.uint8), "p.png", "face", 2.5, smallest)
+        return crop.keep, crop.note, crop.size
+
+    assert proposed(((40, 50), (60, 50))) == (True, "", 50)
+    assert proposed(((40, 50), (60, 50)), ((0, 9), (5, 9))) == (True, "the largest of 2 faces", 50)
+    assert proposed(((5, 50), (25, 50))) == (False, "20% of the face's square lie outside of the picture", 50)
+    too_small = "the face's square is too small: 50 pixels a side"
+    assert proposed(((40, 50), (60, 50)), smallest=64) == (False, too_small, 50)
+
+
 @pytest.mark.parametrize("place", [5, 70, 135])
 def test_saliency_follows_what_stands_out(place):
     picture = np.full((60, 200, 3), 200, np.uint8)
