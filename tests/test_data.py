@@ -414,7 +414,7 @@ def test_repeats_equal_a_plain_search():
 
 def test_fingerprints_stay_when_a_picture_is_saved_again():
     def differ(a, b):
-        return bin(int.from_bytes(fingerprint(a)) ^ int.from_bytes(fingerprint(b))).count("1")
+        return bin(int.from_bytes(fingerprint(a), "big") ^ int.from_bytes(fingerprint(b), "big")).count("1")
 
     image, out = noise(0, 200, 200), io.BytesIO()
     image.save(out, "jpeg", quality=50)
