@@ -157,12 +157,27 @@ def _new(row: Checkpoint, known: Registry) -> None:
 
 
 def _published(there: Repository) -> Checkpoint:
-    """The row that the repository's own `weights.yaml` holds, pinned to the commit."""
-    name = f"{ROW_FILE} of {there.page}"
+    """The row that the repository's own `weights.yaml` holds."""
     size = there.files[ROW_FILE].bytes
     if size is None or size > MAX_FOREIGN_BYTES:
-        raise RegistryError(f"{name} is refused: its {size or 0:,} bytes are more than any row needs.", "unsafe")
-    rows = read_foreign(hub.fetch(_pointer(there, ROW_FILE)).read_bytes(), name)
+        raise RegistryError(
+            f"{ROW_FILE} of {there.page} is refused: its {size or 0:,} bytes are more than any row needs.", "unsafe"
+        )
+    return read_row(hub.fetch(_pointer(there, ROW_FILE)).read_bytes(), there)
+
+
+def read_row(text: bytes, there: Repository) -> Checkpoint:
+    """A stranger's row, pinned to the commit of his repository.
+
+    Args:
+        text: of its `weights.yaml`.
+
+    Raises:
+        RegistryError: it is wrong, or says what is not for a stranger to say.
+        FetchError: it names another hash than the repository.
+    """
+    name = f"{ROW_FILE} of {there.page}"
+    rows = read_foreign(text, name)
     if len(rows) != 1:
         raise RegistryError(f"{name} holds {len(rows)} rows; `ganhub add` takes a repository with one.")
     entry = rows[0]
