@@ -229,8 +229,8 @@ def _columns(line: Mapping[str, Any]) -> str:
         real |= numbers(line["real"])
         below = (
             f"\n\nThe last two columns hold {_count(line['half'].get('pictures'))} against one half of the real ones: "
-            "generated ones, then those of the other half, which no generator can be expected to beat. Distances to the "
-            "nearest are those of real pictures to each other there."
+            "generated ones, then those of the other half, which no generator can be expected to beat. Distances to "
+            "the nearest are those of real pictures to each other there."
         )
     columns += [("real", real)] if real else []
     standard = TITLES["inception"] if line.get("features") == "inception" else {}
