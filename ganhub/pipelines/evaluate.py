@@ -25,7 +25,7 @@ from ganhub.data.dataset import PictureSet
 from ganhub.engine import Job
 from ganhub.errors import BadInput
 from ganhub.metrics import distances, path_length, snapshots
-from ganhub.metrics.features import Features, load_features
+from ganhub.metrics.features import IDS, Features, load_features
 from ganhub.pipelines.generate import Events, Run, _answers, _load, _loading, _Source
 from ganhub.pipelines.requests import MAX_PSI, Progress, Request, number, whole
 from ganhub.registry import Checkpoint, PathSource
@@ -81,12 +81,14 @@ class EvaluateResult:
     pairs: Image.Image = field(repr=False)
 
     def line(self) -> dict[str, Any]:
-        """All of it as JSON: the figures of the first psi as a line of `metrics.jsonl` has them, and more beside."""
+        """All of it as JSON: the figures of the first psi as a line of `metrics.jsonl` has them, more beside them;
+        `metrics` has the distances by the names that tell their features."""
         first, *others = self.figures
         line = {**self.about, **({} if first == 1 else {"psi": first}), **self.figures[first]}
         if self.path_length is not None:
             line["path_length"] = self.path_length
-        line |= {"half": self.half, "real": self.real}
+        named = {IDS[self.about["features"]][key]: self.figures[first][key] for key in ("frechet", "kernel")}
+        line |= {"metrics": named, "half": self.half, "real": self.real}
         return line | ({"sweep": [{"psi": psi, **self.figures[psi]} for psi in others]} if others else {})
 
 

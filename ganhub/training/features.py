@@ -5,7 +5,8 @@
 One trunk, one linear head for each question: which fruit, which digit, and of a portrait the gender, the decade of the
 age and the source. A last head names what was done to the picture (blurred, noised, patches swapped, a grid laid over
 it), because a judge of generators must see such things. Pictures that a question does not fit are left out of its
-loss. The sets are prepared ones (`ganhub data prepare`) whose rows kept `file`, `fruit`, `source`, `age` and `gender`.
+loss. The sets are made by `ganhub data prepare`; their rows have what labels.csv said: `fruit`, and `source`, `age`,
+`gender` of the portraits.
 """
 
 from __future__ import annotations
@@ -75,8 +76,7 @@ def fruit(data: PictureSet, recipe: Recipe) -> tuple[Part, dict[str, list[str]]]
         raise BadInput(f"No fruit in {data.path} has {recipe.fewest} pictures; make the set with its labels.csv.")
     counts = torch.bincount(answers.clamp(min=0))
     weights = torch.where(answers >= 0, counts[answers.clamp(min=0)].double() ** -0.5, 0.0)
-    groups = [row.get("file", name) for row, name in zip(data.rows, data.names, strict=True)]
-    apart = held_out(groups, recipe.held_out, recipe.seed)
+    apart = held_out(data.names, recipe.held_out, recipe.seed)
     return Part(_tensor(data, recipe), {"fruit": answers}, apart, weights), {"fruit": kinds}
 
 
@@ -93,8 +93,7 @@ def portraits(data: PictureSet, recipe: Recipe) -> tuple[Part, dict[str, list[st
         answers[head], names[head] = numbered(column)
         if len(names[head]) < 2:
             raise BadInput(f"{data.path} says no {head} of its portraits; make the set with its labels.csv.")
-    files = [row.get("file", name) for row, name in zip(data.rows, data.names, strict=True)]
-    apart = held_out([re.sub("neutral|smiling", "", file) for file in files], recipe.held_out, recipe.seed)
+    apart = held_out([re.sub("neutral|smiling", "", name) for name in data.names], recipe.held_out, recipe.seed)
     return Part(_tensor(data, recipe), answers, apart, torch.ones(len(data)).double()), names
 
 
