@@ -224,6 +224,8 @@ class Trainer:
         self.augment = None if s.aug == "noaug" else Augment(s.augpipe).to(device)
         if self.augment is not None:
             self.augment.p.fill_(s.p)
+            if "imgfilter" in self.augment.changes and data.size[0] < 32:
+                raise BadInput(f"The pipe '{s.augpipe}' needs pictures of 32 pixels or more; choose --augpipe bgc.")
         self.loss = Loss(self.G, self.D, self.augment, s.gamma, s.pl_weight, s.mixing)
         # Penalties are rare and weigh as much more; their steps count in Adam's averages.
         g = self.G_EVERY / (self.G_EVERY + 1) if s.pl_weight else 1.0
