@@ -43,6 +43,7 @@ _LAYERS: dict[str, Any] = {
     "prelu": nn.PReLU,
     "reshape": lambda *shape: nn.Unflatten(1, shape),
     "flatten": nn.Flatten,
+    "dropout": nn.Dropout,
     "up": lambda factor, mode: nn.Upsample(scale_factor=factor, mode=mode),
     **ACTIVATIONS,
 }

@@ -1,38 +1,78 @@
-"""Trains the first kind of GAN (Goodfellow et al., 2014) on handwritten digits, on a CPU, in minutes.
+"""Trains the first kind of GAN, on handwritten digits in minutes or on small pictures of any set, on a CPU.
 
-    python -m ganhub.training.mlp_gan --out runs/mlp_gan [--resume]
+    ganhub train mlp_gan --out runs/digits [--resume [CHECKPOINT]]
+    ganhub train mlp_gan --data SET.zip --hidden 1024 --depth 3 --z-dim 128 --out runs/art
 
-The networks, the loss and the latent are those of csinva/gan-vae-pretrained-pytorch (64-256-256-784, ReLU, tanh,
-binary cross-entropy). Its MNIST is replaced by the 1797 digits that come with scikit-learn (UCI, 8x8 pixels), enlarged
-to 28x28, turned, stretched and moved a little, which so small a set needs.
+"Generative Adversarial Networks" (Goodfellow et al., 2014, arXiv:1406.2661). The networks and the latent are those of
+csinva/gan-vae-pretrained-pytorch (64-256-256-784, ReLU, tanh). Its MNIST is replaced by the 1797 digits that come with
+scikit-learn (UCI, 8x8 pixels), enlarged to 28x28, turned, stretched and moved a little, which so small a set needs.
 """
 
 from __future__ import annotations
 
-import argparse
-import copy
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import os
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from ganhub import hub
+from ganhub.data.dataset import PictureSet, write_set
+from ganhub.errors import BadInput
+from ganhub.imaging import to_uint8
 from ganhub.models import mlp_gan
-from ganhub.training.loop import Clock, Run, lerp, publish
+from ganhub.models._chain import Spec
+from ganhub.training.options import option
+from ganhub.training.pair import Pair
+from ganhub.training.workers import Workers
+
+KIMG, SNAP, NEEDS_DATA = 4000, 250, False
+LARGEST = 64
 
 
 @dataclass(frozen=True)
-class Recipe:
-    z_dim: int = 64
-    hidden: int = 256
-    batch: int = 128
-    lr: float = 2e-4
-    ema: float = 0.999
-    seed: int = 0
+class Settings:
+    z_dim: int = option(64, "width of the latent")
+    hidden: int = option(256, "width of the hidden layers")
+    depth: int = option(2, "number of hidden layers")
+    dropout: float = option(0.3, "share of D's hidden values that a step leaves out")
+    loss: str = option("bce", "bce (binary cross-entropy) or hinge")
+    batch: int = option(128, "pictures of a step, over all processes")
+    lr_g: float = option(2e-4, "learning rate of G")
+    lr_d: float = option(2e-4, "learning rate of D")
+    beta1: float = option(0.5, "of Adam")
+    beta2: float = option(0.999, "of Adam")
+    ema: float = option(0.999, "share of the average of G's weights that a step keeps")
+    mirror: bool = option(False, "show half of the real pictures mirrored")
+    balance: bool = option(False, "draw every class by the square root of its size")
+    fewest: int = option(1, "leave out classes with fewer pictures")
+    augpipe: str = option("", "what D sees is augmented, as far as needed: bg, bgc, ...; by default not at all")
+    target: float = option(0.6, "augmentation keeps the mean sign of D on real pictures here")
+    precision: str = option("float32", "float32 or bfloat16")
+    seed: int = option(0, "of weights and draws")
+
+
+def own_data() -> PictureSet:
+    """The digits as a set, made where the hub keeps its files."""
+    pictures, labels = digits()
+    file = hub.home() / "sets" / "digits.zip"
+    part = file.with_name(f"digits-{os.getpid()}.zip")  # several processes may make it at once
+    write_set(
+        part,
+        to_uint8(torch.from_numpy(pictures)),
+        names=[f"digit-{number}" for number in range(len(labels))],
+        labels=[int(label) for label in labels],
+        license="CC-BY-4.0",
+        credit="Digits: E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, as in scikit-learn",
+        source="https://doi.org/10.24432/C50P49",
+        settings={"jitter": True},
+    )
+    os.replace(part, file)
+    return PictureSet(file)
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +92,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 def jitter(x: Tensor, rng: torch.Generator) -> Tensor:
     """Each picture [N, 1, H, W] turned by up to 10 degrees, stretched by up to 10 % and moved by up to 2 pixels."""
     n = len(x)
-    turn, wide, high, slant, dx, dy = (torch.rand(6, n, generator=rng) * 2 - 1).unbind()
+    turn, wide, high, slant, dx, dy = (torch.rand(6, n, generator=rng) * 2 - 1).to(x.device).unbind()
     angle = turn * math.radians(10)
     cos, sin = angle.cos(), angle.sin()
     wide, high, slant = 1 + 0.1 * wide, 1 + 0.1 * high, 0.15 * slant
@@ -62,100 +102,34 @@ def jitter(x: Tensor, rng: torch.Generator) -> Tensor:
     return F.grid_sample(x + 1, grid, align_corners=False) - 1  # zero outside is the background
 
 
-class Trainer:
+class Trainer(Pair):
     """Everything that a state of the training holds, and one step."""
 
-    def __init__(self, recipe: Recipe, pictures: np.ndarray):
-        self.recipe = recipe
-        torch.manual_seed(recipe.seed)
-        self.rng = torch.Generator().manual_seed(recipe.seed)
-        size = pictures.shape[-1]
-        self.G = mlp_gan.build("G", mlp_gan.plain(recipe.z_dim, [recipe.hidden] * 2, 1, size))
-        self.D = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(size * size, recipe.hidden),
-            nn.LeakyReLU(0.2),
-            nn.Dropout(0.3),
-            nn.Linear(recipe.hidden, recipe.hidden),
-            nn.LeakyReLU(0.2),
-            nn.Dropout(0.3),
-            nn.Linear(recipe.hidden, 1),
-        )
-        self.average = copy.deepcopy(self.G).requires_grad_(False)
-        self.opt_g = torch.optim.Adam(self.G.parameters(), lr=recipe.lr, betas=(0.5, 0.999))
-        self.opt_d = torch.optim.Adam(self.D.parameters(), lr=recipe.lr, betas=(0.5, 0.999))
-        self.pictures = torch.from_numpy(pictures)
-        self.seen = 0
+    recipe = family = "mlp_gan"
 
-    def step(self) -> tuple[float, float]:
-        """One step of D and one of G; returns their losses."""
-        n = self.recipe.batch
-        index = torch.randint(len(self.pictures), (n,), generator=self.rng)
-        real = jitter(self.pictures[index], self.rng)
-        fake = self.G(torch.randn(n, self.recipe.z_dim, generator=self.rng))
-        # log(1 + exp(-x)) is the binary cross-entropy of a sigmoid that is not written out.
-        loss_d = F.softplus(-self.D(real)).mean() + F.softplus(self.D(fake.detach())).mean()
-        self.opt_d.zero_grad()
-        loss_d.backward()
-        self.opt_d.step()
-        loss_g = F.softplus(-self.D(fake)).mean()
-        self.opt_g.zero_grad()
-        loss_g.backward()
-        self.opt_g.step()
-        self.seen += n
-        lerp(self.average, self.G, self.seen // n, self.recipe.ema)
-        return float(loss_d.detach()), float(loss_g.detach())
+    def __init__(self, settings: Settings, data: PictureSet, workers: Workers | None = None):
+        s, (height, width) = settings, data.size
+        if height != width or height > LARGEST:
+            raise BadInput(
+                f"{data.path} holds pictures of {width}x{height}; this recipe takes squares up to {LARGEST}."
+            )
+        if s.depth < 1:
+            raise BadInput(f"--depth is {s.depth}; the networks need a hidden layer.")
+        torch.manual_seed(s.seed)
+        widths = [s.hidden] * s.depth
+        G = mlp_gan.build("G", mlp_gan.plain(s.z_dim, widths, data.channels, height))
+        D = mlp_gan.build("D", discriminator(widths, s.dropout, data))
+        super().__init__(s, data, workers, G, D)
+        self.jittered = bool(data.settings.get("jitter"))
 
-    def state(self) -> dict:
-        parts = {name: getattr(self, name).state_dict() for name in ("G", "D", "average", "opt_g", "opt_d")}
-        rngs = {"rng": self.rng.get_state(), "dropout_rng": torch.get_rng_state()}
-        return {**parts, **rngs, "seen": self.seen, "recipe": asdict(self.recipe)}
-
-    def load(self, state: dict) -> None:
-        for name in ("G", "D", "average", "opt_g", "opt_d"):
-            getattr(self, name).load_state_dict(state[name])
-        self.rng.set_state(state["rng"])
-        torch.set_rng_state(state["dropout_rng"])
-        self.seen = state["seen"]
+    def real(self, n: int) -> Tensor:
+        return jitter(super().real(n), self.rng) if self.jittered else super().real(n)
 
 
-def train(out: Path, recipe: Recipe, *, images: int, resume: bool = False) -> nn.Module:
-    """Trains until D saw `images` real pictures, or until it is asked to stop; returns the averaged generator.
-
-    Writes `state.pt`, `log.jsonl`, `grid-N.png` and `G.safetensors` into `out`.
-    """
-    trainer = Trainer(recipe, digits()[0])
-    with Run(out) as run:
-        state = run.saved() if resume else None
-        clock = Clock(state["seconds"] if state else 0.0)
-        if state:
-            trainer.load(state)
-        every, losses = max(1, 256_000 // recipe.batch), []
-        while trainer.seen < images and not run.stopping:
-            losses.append(trainer.step())
-            if len(losses) == every:
-                speed = every * recipe.batch / clock.lap()
-                loss_d, loss_g = np.mean(losses, axis=0)
-                run.log(seen=trainer.seen, seconds=clock.seconds, per_second=speed, loss_d=loss_d, loss_g=loss_g)
-                run.save({**trainer.state(), "seconds": clock.seconds})
-                run.grid(trainer.average, f"grid-{trainer.seen:08d}.png")
-                losses = []
-        clock.lap()
-        run.save({**trainer.state(), "seconds": clock.seconds})
-        G = trainer.average.eval()
-        publish(G, "mlp_gan", out / "G.safetensors", seen=trainer.seen, seed=recipe.seed)
-    return G
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for state, log, grids and the generator")
-    parser.add_argument("--images", type=int, default=4_000_000, help="real pictures shown to D (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
-    args = parser.parse_args()
-    train(args.out, Recipe(seed=args.seed), images=args.images, resume=args.resume)
-
-
-if __name__ == "__main__":
-    main()
+def discriminator(widths: list[int], dropout: float, data: PictureSet) -> dict:
+    """Config of a D that takes all values of a picture to one number."""
+    layers: list[Spec] = [["flatten"]]
+    for before, width in zip([data.channels * data.size[0] * data.size[1], *widths], widths, strict=False):
+        layers += [["linear", before, width, True], ["leaky_relu", 0.2], ["dropout", dropout]]
+    layers.append(["linear", widths[-1], 1, True])
+    return {"layers": layers, "img_channels": data.channels, "img_size": list(data.size)}
