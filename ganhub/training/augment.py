@@ -260,8 +260,8 @@ class _Spread(torch.autograd.Function):
 
 def filter_bank() -> Tensor:
     """[4, 43]: zero-phase band-pass filters that add up to one, octave by octave, from the sym2 wavelet."""
-    low = np.array(_SYM2)
-    high = low * (-1) ** np.arange(len(low))
+    low: np.ndarray = np.array(_SYM2)
+    high: np.ndarray = low * (-1.0) ** np.arange(len(low))
     low, high = np.convolve(low, low[::-1]) / 2, np.convolve(high, high[::-1]) / 2
     bank = np.eye(4, 1)
     for k in range(1, 4):

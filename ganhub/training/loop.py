@@ -35,6 +35,7 @@ from ganhub.data.dataset import PictureSet
 from ganhub.errors import BadInput, TrainingError
 from ganhub.imaging import to_uint8
 from ganhub.latents import z_from_seeds
+from ganhub.training import guards
 from ganhub.training.workers import Workers
 
 REPORT_SECONDS = 20.0
@@ -74,6 +75,7 @@ def train(
     snap: int,
     data: PictureSet | None = None,
     resume: bool = False,
+    origin: str | None = None,
     measure: Callable[[Any], dict[str, Any]] | None = None,
     every: int | None = None,
 ) -> Any:
@@ -86,6 +88,7 @@ def train(
         snap: pictures between two snapshots.
         data: what is trained on, for `run.json`.
         resume: go on from the state in `out` where there is one.
+        origin: the checkpoint whose weights the trainer starts from.
         measure: figures of a generator, taken at every snapshot.
         every: pictures between two reports; every 20 seconds by default.
 
@@ -100,7 +103,7 @@ def train(
         if first:
             if not state:
                 run.begin_anew()
-            run.describe(trainer, data)
+            run.describe(trainer, data, origin)
         seconds = state["seconds"] if state else 0.0
         began = last = time.monotonic()
         mark, sums, steps = trainer.seen, {}, 0  # type: int, dict[str, Tensor], int
@@ -151,8 +154,12 @@ def snapshot(trainer: Trainer, run: Run, seconds: float, measure: Callable[[Any]
     sheet = grid(G)
     sheet.save(run.out / f"grid-{name}.png")
     run.show("samples", sheet, trainer.seen)
+    measured = measure(G) if measure else {}
+    said = guards.warnings(measured, run.last)
+    for sentence in said:
+        print(f"Warning: {sentence}", file=sys.stderr)
     if measure:
-        run.measured(trainer.seen, measure(G))
+        run.measured(trainer.seen, {**measured, "warnings": said})
 
 
 def check(figures: dict[str, float], seen: int, out: Path) -> None:
@@ -175,6 +182,7 @@ class Run:
             raise BadInput(f"The run folder {out} cannot be made: {error.strerror}; name another --out.") from None
         self.out, self.quiet = out, quiet
         self.stopping = False
+        self.last: dict[str, float] = {}
         self._before: dict[int, Any] = {}
         self._board: Any = None
 
@@ -197,14 +205,18 @@ class Run:
         for name in ("log.jsonl", "metrics.jsonl"):
             (self.out / name).unlink(missing_ok=True)
 
-    def describe(self, trainer: Trainer, data: PictureSet | None) -> None:
-        """Writes `run.json`."""
+    def describe(self, trainer: Trainer, data: PictureSet | None, origin: str | None) -> None:
+        """Writes `run.json`; a resumed run keeps the checkpoint that it started from."""
+        before = self.out / "run.json"
+        if origin is None and trainer.seen and before.exists():
+            origin = json.loads(before.read_text(encoding="utf-8")).get("origin")
         about = {
             "recipe": trainer.recipe,
             "family": trainer.family,
             "settings": asdict(trainer.settings),
             "data": facts_of(data) if data else None,
             "seed": trainer.settings.seed,
+            "origin": origin,
             "ganhub": ganhub.__version__,
             "commit": _commit(),
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -220,6 +232,7 @@ class Run:
 
     def log(self, **figures: float) -> None:
         """Adds a line of figures to `log.jsonl` and to TensorBoard."""
+        self.last = figures
         line = json.dumps({key: round(value, 5) for key, value in figures.items()})
         with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -314,21 +327,21 @@ def one_hot_of(G: Any, count: int) -> Tensor | None:
 
 
 @torch.no_grad()
-def draw(G: Any, seeds: Sequence[int]) -> Tensor:
-    """The pictures of seeds as the hub draws them, classes in turn: uint8 [N, H, W, C]."""
+def draw(G: Any, seeds: Sequence[int], **how: Any) -> Tensor:
+    """The pictures of seeds as the hub draws them (`how`: psi, ...), classes in turn: uint8 [N, H, W, C]."""
     device = next(G.parameters()).device
     z = torch.from_numpy(z_from_seeds(seeds, G.z_dim, G.z_distribution)).float().to(device)
     c = one_hot_of(G, len(z))
     parts = []
     for at in range(0, len(z), 64):
         labels = None if c is None else c[at : at + 64].to(device)
-        parts.append(G(z[at : at + 64], labels).cpu())
+        parts.append(G(z[at : at + 64], labels, **how).cpu())
     return torch.from_numpy(to_uint8(torch.cat(parts)))
 
 
-def grid(G: Any, columns: int = 10, rows: int = 8, scale: int = 1) -> Image.Image:
+def grid(G: Any, columns: int = 10, rows: int = 8, scale: int = 1, **how: Any) -> Image.Image:
     """The pictures of seeds 0, 1, 2, ... side by side."""
-    pictures = draw(G, range(columns * rows))
+    pictures = draw(G, range(columns * rows), **how)
     height, width, channels = pictures.shape[1:]
     sheet = pictures.view(rows, columns, height, width, channels).transpose(1, 2)
     sheet = sheet.reshape(rows * height, columns * width, channels).squeeze(2)

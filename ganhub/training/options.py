@@ -22,26 +22,22 @@ def parser(recipe: ModuleType, name: str) -> argparse.ArgumentParser:
     first, *rest = (recipe.__doc__ or "").split("\n\n")
     made = _Parser(prog=f"ganhub train {name}", description=first, allow_abbrev=False)
     needs_data = getattr(recipe, "NEEDS_DATA", True)
-    made.add_argument(
-        "--data", type=Path, required=needs_data, metavar="SET.zip", help="a set made by `ganhub data prepare`"
-    )
+    made.add_argument("--data", type=Path, required=needs_data, metavar="SET", help="set of `ganhub data prepare`")
     made.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
-    made.add_argument(
-        "--kimg",
-        type=float,
-        default=getattr(recipe, "KIMG", 25000),
-        help="thousand real pictures to show to D (default: %(default)s)",
-    )
-    made.add_argument(
-        "--snap",
-        type=float,
-        default=getattr(recipe, "SNAP", 50),
-        help="thousand pictures between two snapshots (default: %(default)s)",
-    )
-    made.add_argument("--resume", nargs="?", const="", metavar="CHECKPOINT",
-                      help="go on from the state in --out; with a file or an id of the registry, start from its weights")  # fmt: skip
-    made.add_argument("--measure", type=int, default=2000, metavar="N",
-                      help="pictures that are drawn and measured at every snapshot; 0 for none (default: %(default)s)")  # fmt: skip
+    for flag, default, text in (
+        (
+            "--kimg",
+            getattr(recipe, "KIMG", 25000),
+            "thousand real pictures to show to D, those of earlier runs included",
+        ),
+        ("--snap", getattr(recipe, "SNAP", 50), "thousand pictures between two snapshots"),
+    ):
+        made.add_argument(flag, type=float, default=default, help=f"{text} (default: %(default)s)")
+    resume = "go on from the state in --out; with a file or an id of the registry, start from its weights"
+    made.add_argument("--resume", nargs="?", const="", metavar="CHECKPOINT", help=resume)
+    drawn = "pictures that are drawn and measured at every snapshot; 0 for none (default: %(default)s)"
+    made.add_argument("--measure", type=int, default=2000, metavar="N", help=drawn)
+    made.add_argument("--features", choices=("small", "inception"), default="small", help="what distances are taken in")
     made.add_argument("--device", help="cuda, mps or cpu; the best one present by default")
     hints = get_type_hints(recipe.Settings)
     for entry in fields(recipe.Settings):
@@ -88,9 +84,9 @@ def run(recipe: ModuleType, name: str, arguments: list[str]) -> Path:
     if given.measure:
         from ganhub.metrics import snapshots
 
-        measure = snapshots.measure(data, given.measure)
+        measure = snapshots.measure(data, given.measure, given.out / "nearest.png", given.features)
     loop.train(trainer, given.out, images=round(given.kimg * 1000), snap=round(given.snap * 1000), data=data,
-               resume=given.resume == "", measure=measure)  # fmt: skip
+               resume=given.resume == "", origin=given.resume or None, measure=measure)  # fmt: skip
     return given.out
 
 

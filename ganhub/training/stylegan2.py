@@ -67,9 +67,10 @@ def preset(settings: Settings, size: int, processes: int = 1) -> Settings:
     """
     batch = max(min(processes * min(4096 // size, 32), 64), processes)
     half_width, full_width = 16384, 32768
-    known = {
+    known: dict[str, dict[str, Any]] = {
         "auto": {"batch": batch, "channel_base": full_width if size >= 512 else half_width, "map_layers": 2,
-                 "lr": 0.002 if size >= 1024 else 0.0025, "gamma": 0.0002 * size**2 / batch, "ema_kimg": batch * 10 / 32},
+                 "lr": 0.002 if size >= 1024 else 0.0025, "gamma": 0.0002 * size**2 / batch,
+                 "ema_kimg": batch * 10 / 32},
         "paper256": {"batch": 64, "channel_base": half_width, "lr": 0.0025, "gamma": 1.0, "ema_kimg": 20.0},
         "paper512": {"batch": 64, "channel_base": full_width, "lr": 0.0025, "gamma": 0.5, "ema_kimg": 20.0},
         "paper1024": {"batch": 32, "channel_base": full_width, "lr": 0.002, "gamma": 2.0, "ema_kimg": 10.0},
@@ -85,11 +86,13 @@ def preset(settings: Settings, size: int, processes: int = 1) -> Settings:
     values = common | known[settings.preset]
     given = {f.name: getattr(settings, f.name) for f in fields(settings)}
     settings = replace(settings, **{k: v for k, v in values.items() if given[k] is None})
-    own = settings.batch // processes
-    settings = replace(settings, at_once=settings.at_once or own)
-    if settings.batch % processes or own % settings.at_once:
+    batch = int(settings.batch or 0)
+    own = batch // processes
+    at_once = settings.at_once or own
+    settings = replace(settings, at_once=at_once)
+    if own < 1 or batch % processes or own % at_once:
         raise BadInput(
-            f"A batch of {settings.batch} cannot be split over {processes} processes of {settings.at_once} at once; "
+            f"A batch of {batch} cannot be split over {processes} processes of {at_once} at once; "
             "choose numbers that divide it."
         )
     if settings.aug not in ("ada", "fixed", "noaug"):
@@ -98,14 +101,14 @@ def preset(settings: Settings, size: int, processes: int = 1) -> Settings:
 
 
 RAMP = {"auto": 0.05, "cifar": 0.05, "light": 0.05}
-"""The average follows from the start where a preset ramps it up: its half-life is at most this share of what was seen."""
+"""Where the average follows from the start: its half-life is at most this share of the pictures seen."""
 
 GROUP = {"paper256": 8, "paper512": 8, "cifar": 32}
 """Pictures that the minibatch deviation compares, where it is not 4."""
 
 
-def networks(settings: Settings, data: PictureSet) -> tuple[nn.Module, nn.Module]:
-    """An untrained G and D for a set."""
+def networks(settings: Any, data: PictureSet) -> tuple[nn.Module, nn.Module]:
+    """An untrained G and D for a set; the settings are filled in by `preset`."""
     size, c_dim = data.size[0], data.c_dim if settings.cond else 0
     half = {"num_fp16_res": 4, "conv_clamp": 256.0} if settings.precision == "float16" else {}
     widths = {"channel_base": settings.channel_base, "channel_max": settings.channel_max}
@@ -212,7 +215,8 @@ class Trainer:
         if settings.cond and not data.c_dim:
             raise BadInput(f"{data.path} has no classes; prepare it with --label, or leave out --cond.")
         settings = replace(settings, precision=_precision(settings.precision, device))
-        self.settings = s = preset(settings, data.size[0], self.workers.count)
+        s: Any = preset(settings, data.size[0], self.workers.count)
+        self.settings = s
         torch.manual_seed(s.seed)  # the same weights in every process
         G, D = networks(s, data)
         self.G: Any = G.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -239,7 +243,8 @@ class Trainer:
         self.rng = torch.Generator().manual_seed(s.seed * self.workers.count + self.workers.rank)
 
     def step(self) -> dict[str, Tensor]:
-        s, figures = self.settings, {}
+        s = self.settings
+        figures: dict[str, Tensor] = {}
         figures |= self._phase(self.G, self.opt_g, lambda gain, real, real_c, z, c: self.loss.generator(z, c, gain))
         if s.pl_weight and self.steps % self.G_EVERY == 0:
             self._phase(self.G, self.opt_g, lambda gain, real, real_c, z, c:
@@ -254,7 +259,7 @@ class Trainer:
         self._average()
         self.signs += figures["sign_real"]
         if self.steps % self.ADA_EVERY == 0:
-            if s.aug == "ada":
+            if self.augment is not None and s.aug == "ada":
                 sign = self.workers.mean(self.signs) / self.ADA_EVERY
                 change = torch.sign(sign - s.target) * (s.batch * self.ADA_EVERY / (s.ada_kimg * 1000))
                 self.augment.p.copy_((self.augment.p + change).clamp(min=0))
