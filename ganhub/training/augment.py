@@ -73,6 +73,8 @@ class Augment(nn.Module):
 
     def forward(self, images: Tensor, percentile: float | None = None) -> Tensor:
         """`percentile` puts every random parameter at this quantile and makes every change, for tests."""
+        if percentile is None and not self.p:  # the filters around a move that is none undo each other
+            return images
         draw = _Draws(len(images), self.p, images.device, percentile)
         if self.changes & {*_BLIT, *_GEOMETRY}:
             images = self._move(images, self._matrix(draw, images.shape[3], images.shape[2]))
