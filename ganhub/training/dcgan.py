@@ -5,7 +5,7 @@
 "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks" (Radford et al., 2015,
 arXiv:1511.06434). By default the networks and the loss are the paper's. What makes it work on some ten thousand
 pictures is the hinge loss with spectral normalisation (Miyato et al., 2018, arXiv:1802.05957), an average of the
-generator's weights, and, where D learns the pictures by heart, `--augpipe bgc`.
+generator's weights, and, where D learns the pictures by heart, `--aug ada`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Settings:
     mirror: bool = option(False, "show half of the real pictures mirrored")
     balance: bool = option(False, "draw every class by the square root of its size")
     fewest: int = option(1, "leave out classes with fewer pictures")
-    augpipe: str = option("", "what D sees is augmented, as far as needed: bg, bgc, ...; by default not at all")
-    target: float = option(0.6, "augmentation keeps the mean sign of D on real pictures here")
+    aug: str = option("noaug", "ada: what D sees is augmented, as far as needed; or noaug")
+    augpipe: str = option("bgc", "which augmentations: blit, geom, color, filter, noise, cutout, bg, bgc, ..., bgcfnc")
+    target: float = option(0.6, "ada keeps the mean sign of D on real pictures here")
     precision: str = option("auto", "float32 or bfloat16")
     seed: int = option(0, "of weights and draws")
 

@@ -1,10 +1,13 @@
-"""Makes the checkpoints that ship inside the package again, from the data.
+"""Makes the checkpoints that ship inside the package again, from prepared sets.
 
-    python -m ganhub.training.embedded --data FOLDER [--runs runs] [--only dcgan-fruit-64] [--images N]
+    ganhub data prepare POMOLOGICAL --out DIR/fruit.zip --crop page --smallest 42 --label fruit
+    ganhub data prepare PORTRAITS/original --out DIR/portraits.zip --crop face --labels PORTRAITS/labels.csv
+    python -m ganhub.training.embedded --data DIR [--runs runs] [--only dcgan-fruit-64] [--kimg N] [--device cuda]
 
-FOLDER holds the watercolours (`images/` and `labels.csv`); the digits come with scikit-learn. Each training goes on
-from its state in `--runs` where there is one. Then the file in `ganhub/embedded`, the sheet of samples in `docs/models`
-and the fields of its row (printed) are written.
+POMOLOGICAL and PORTRAITS are folders of pictures with their `labels.csv`; the digits come with scikit-learn. Each
+training goes on from its state in `--runs` where there is one. Then the file in `ganhub/embedded`, the sheet of
+samples in `docs/models` and the fields of its row (printed) are written. `eyes` is trained on whole pictures, since
+`--crop face` needs it: it wants `--portraits` and `--others`, and is passed over without them.
 """
 
 from __future__ import annotations
@@ -12,63 +15,209 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from torch import nn
+import numpy as np
+from PIL import Image
 
 from ganhub import checkpoint, imaging, models
-from ganhub.training import dcgan, mlp_gan
-from ganhub.training.loop import draw, grid
+from ganhub.data.dataset import PictureSet, write_set
+from ganhub.errors import BadInput, GanHubError, TrainingError
+from ganhub.metrics import snapshots
+from ganhub.training import dcgan, features, loop, mlp_gan, stylegan2
+from ganhub.training.workers import Workers
 
 PACKAGE = Path(__file__).parent.parent
 CARDS = PACKAGE.parent / "docs" / "models"
+PSI = 0.7
+"""Truncation of the sheets of networks that have one; their golden pictures are not truncated."""
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """One checkpoint of the package: how it is trained, and for how many pictures."""
+class Given:
+    """What the command line says."""
 
-    train: Callable[[Path, Path, int], nn.Module]
-    images: int
+    data: Path
+    runs: Path
+    kimg: float | None = None
+    device: str | None = None
+    portraits: Path | None = None
+    others: list[Path] = field(default_factory=list)
 
 
-SHIPPED = {
-    "mlp-gan-digits": Shipped(
-        lambda data, out, images: mlp_gan.train(out, mlp_gan.Recipe(), images=images, resume=True), 4_000_000
+@dataclass(frozen=True)
+class Stage:
+    """One training: its recipe, settings that differ from the defaults, and the set (None: the recipe's own)."""
+
+    recipe: ModuleType
+    kimg: float
+    data: str | None = None
+    size: int | None = None  # halve the pictures down to this
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def gan(*stages: Stage) -> Callable[[Given, Path], Path]:
+    """Trainings of which each starts from the weights of the one before."""
+
+    def make(given: Given, out: Path) -> Path:
+        origin: Path | None = None
+        for stage in stages:
+            last = stage is stages[-1]
+            folder = out if last else out.with_name(f"{out.name}-{stage.size}")
+            data = _set(stage, given)
+            trainer = stage.recipe.Trainer(stage.recipe.Settings(**stage.settings), data, Workers(given.device))
+            if origin and not (folder / "state.pt").exists():
+                trainer.transfer(origin)
+            images = round((given.kimg if last and given.kimg else stage.kimg) * 1000)
+            loop.train(
+                trainer,
+                folder,
+                images=images,
+                snap=max(images // 10, 1),  # the last one is of the end
+                data=data,
+                resume=True,
+                origin=str(origin) if origin else None,
+                measure=snapshots.measure(data, 2000, folder / "nearest.png"),
+            )
+            if trainer.seen < images:
+                raise TrainingError(f"{folder} was stopped; the same command goes on from there.")
+            origin = max(folder.glob("snapshot-*.safetensors"))
+        return out / "G.safetensors"
+
+    return make
+
+
+def small_features(given: Given, out: Path) -> Path:
+    fruit, portraits = (PictureSet(given.data / f"{name}.zip") for name in ("fruit", "portraits"))
+    features.train(fruit, portraits, out, features.Recipe(), steps=6000)
+    return out / "G.safetensors"
+
+
+def eyes(given: Given, out: Path) -> Path:
+    from ganhub.training import eyes as recipe
+
+    if given.portraits is None or not given.others:
+        raise BadInput("eyes is trained on whole pictures: name their folders with --portraits and --others.")
+    settings = recipe.Recipe()
+    rng = np.random.RandomState(settings.seed)
+    patches = recipe.faces(given.portraits), recipe.others(given.portraits, given.others, rng)
+    out.mkdir(parents=True, exist_ok=True)
+    network = recipe.train(*patches, settings)
+    loop.ship(network, "eyes", out / "G.safetensors", steps=settings.steps, seed=settings.seed)
+    return out / "G.safetensors"
+
+
+BALANCED = {"mirror": True, "balance": True, "fewest": 60}  # half of the fruit are apples
+LIGHT = {"preset": "light", "channel_base": 2048, "mirror": True}
+SMALL = {**LIGHT, "gamma": 0.1, "batch": 32}
+SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
+    "mlp-gan-digits": gan(Stage(mlp_gan, 4000)),
+    "dcgan-fruit-64": gan(
+        Stage(
+            dcgan,
+            1000,
+            "fruit",
+            settings={
+                **BALANCED,
+                "loss": "hinge",
+                "spectral": True,
+                "aug": "ada",
+                "ndf": 48,
+                "batch": 32,
+                "lr_d": 4e-4,
+            },
+        )
     ),
-    "dcgan-fruit-64": Shipped(
-        lambda data, out, images: dcgan.train(data, out, dcgan.Recipe(), images=images, resume=True), 1_000_000
+    "stylegan2-fruit": gan(
+        Stage(stylegan2, 120, "fruit", 32, {**SMALL, **BALANCED}),
+        Stage(stylegan2, 600, "fruit", settings={**LIGHT, **BALANCED}),
     ),
+    "stylegan2-portraits": gan(
+        Stage(stylegan2, 120, "portraits", 32, SMALL), Stage(stylegan2, 600, "portraits", settings=LIGHT)
+    ),
+    "features-small": small_features,
+    "eyes": eyes,
 }
 
 
-def golden(G: nn.Module) -> list[list[int]]:
+def _set(stage: Stage, given: Given) -> PictureSet:
+    if stage.data is None:
+        return stage.recipe.own_data()
+    data = PictureSet(given.data / f"{stage.data}.zip")
+    return data if stage.size in (None, data.size[0]) else halved(data, stage.size, given.runs / "sets")
+
+
+def halved(data: PictureSet, size: int, folder: Path) -> PictureSet:
+    """A set at a half, a quarter, ... of its size, each pixel the mean of those that it stands for.
+
+    Raises:
+        BadInput: the size does not go into the set's.
+    """
+    factor, rest = divmod(data.size[0], size)
+    if rest:
+        raise BadInput(f"Pictures of {data.size[0]} pixels cannot be halved to {size}.")
+    file = folder / f"{data.name}-{size}.zip"
+    small = (np.asarray(imaging.to_pil(data.picture(i)).reduce(factor)) for i in range(len(data)))
+    write_set(
+        file,
+        (picture.reshape(*picture.shape[:2], -1) for picture in small),
+        names=data.names,
+        labels=None if data.labels is None else data.labels.tolist(),
+        classes=data.classes,
+        rows=data.rows,
+        license=data.license,
+        credit=data.credit,
+        source=data.source,
+        settings={**data.settings, "size": size},
+    )
+    return PictureSet(file)
+
+
+def golden(G: Any) -> list[list[int]]:
     """The picture of seed 0 as the mean colours of 4x4 cells."""
-    return imaging.cells(draw(G, range(1))[0].numpy())
+    return imaging.cells(loop.draw(G, range(1))[0].numpy())
+
+
+def sheet(G: Any) -> Image.Image:
+    """Seeds 0 to 63."""
+    how: dict[str, Any] = {"psi": PSI} if G.w_dim else {}
+    return loop.grid(G, 8, 8, **how).quantize(256)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the watercolours")
+    parser.add_argument("--data", type=Path, required=True, help="folder of fruit.zip and portraits.zip")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where trainings keep their states")
     parser.add_argument("--only", choices=SHIPPED, help="one of the checkpoints")
-    parser.add_argument("--images", type=int, help="real pictures to show to D, in place of each recipe's number")
+    parser.add_argument("--kimg", type=float, help="thousand pictures to show to D, in place of each recipe's number")
+    parser.add_argument("--device", help="cuda, mps or cpu; the best one present by default")
+    parser.add_argument("--portraits", type=Path, help="for eyes: folder with `original`")
+    parser.add_argument(
+        "--others", type=Path, nargs="+", default=[], help="for eyes: folders of pictures without faces"
+    )
     args = parser.parse_args()
-    for name, shipped in SHIPPED.items():
-        if args.only in (None, name):
-            out = args.runs / name
-            shipped.train(args.data, out, args.images or shipped.images)
+    given = Given(**{name: value for name, value in vars(args).items() if name != "only"})
+    for name, make in SHIPPED.items():
+        if args.only == name or (args.only is None and (name != "eyes" or args.portraits)):
+            made = make(given, args.runs / name)
             file = PACKAGE / "embedded" / f"{name}.safetensors"
-            shutil.copyfile(out / "G.safetensors", file)
-            G = models.read(checkpoint.read(file))  # as the hub will: halves and all
-            CARDS.mkdir(parents=True, exist_ok=True)
-            grid(G, 8, 8).quantize(256).save(CARDS / f"{name}.png", optimize=True)
+            shutil.copyfile(made, file)
             data = file.read_bytes()
             print(f"- id: {name}\n  sha256: {hashlib.sha256(data).hexdigest()}\n  bytes: {len(data)}")
-            print(f"  golden: {{seed: 0, cells: {golden(G)}}}")
+            G = models.read(checkpoint.read(file))  # as the hub will: halves and all
+            if hasattr(G, "z_dim"):
+                CARDS.mkdir(parents=True, exist_ok=True)
+                sheet(G).save(CARDS / f"{name}.png", optimize=True)
+                print(f"  golden: {{seed: 0, cells: {golden(G)}}}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except GanHubError as error:
+        sys.exit(error.message)

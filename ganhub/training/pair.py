@@ -44,7 +44,7 @@ class Pair:
 
     Args:
         settings: has `batch`, `lr_g`, `lr_d`, `beta1`, `beta2`, `ema`, `loss`, `mirror`, `balance`, `fewest`,
-            `augpipe`, `target`, `precision`, `seed`.
+            `aug`, `augpipe`, `target`, `precision`, `seed`.
         data: squares.
         workers: the processes.
         G, D: with a `config`; the same in every process.
@@ -61,6 +61,8 @@ class Pair:
         device = self.workers.device
         if s.loss not in ("bce", "hinge"):
             raise BadInput(f"--loss is '{s.loss}'; choose bce or hinge.")
+        if s.aug not in ("ada", "noaug"):
+            raise BadInput(f"--aug is '{s.aug}'; choose ada or noaug.")
         if s.batch < 1 or s.batch % self.workers.count:
             raise BadInput(f"A batch of {s.batch} cannot be split over {self.workers.count} processes.")
         self.dtype = autocast(s.precision, device)
@@ -71,7 +73,7 @@ class Pair:
         self.opt_g = torch.optim.Adam(self.G.parameters(), lr=s.lr_g, betas=betas, fused=True)
         self.opt_d = torch.optim.Adam(self.D.parameters(), lr=s.lr_d, betas=betas, fused=True)
         self.reals = Reals(data, s.mirror, s.balance, s.fewest, device)
-        self.augment = Augment(s.augpipe).to(device) if s.augpipe else None
+        self.augment = Augment(s.augpipe).to(device) if s.aug == "ada" else None
         self.seen = 0
         self._sow(s.seed * self.workers.count + self.workers.rank)
 

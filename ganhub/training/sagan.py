@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log2
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,9 @@ class Settings:
     mirror: bool = option(False, "show half of the real pictures mirrored")
     balance: bool = option(False, "draw every class by the square root of its size")
     fewest: int = option(1, "leave out classes with fewer pictures")
-    augpipe: str = option("", "what D sees is augmented, as far as needed: bg, bgc, ...; by default not at all")
-    target: float = option(0.6, "augmentation keeps the mean sign of D on real pictures here")
+    aug: str = option("noaug", "ada: what D sees is augmented, as far as needed; or noaug")
+    augpipe: str = option("bgc", "which augmentations: blit, geom, color, filter, noise, cutout, bg, bgc, ..., bgcfnc")
+    target: float = option(0.6, "ada keeps the mean sign of D on real pictures here")
     precision: str = option("auto", "float32 or bfloat16")
     seed: int = option(0, "of weights and draws")
 
@@ -60,8 +62,8 @@ class Trainer(Pair):
             raise BadInput(f"--attention is {s.attention}; maps of these networks have {sides} pixels a side.")
         torch.manual_seed(s.seed)
         common = {"img_channels": data.channels, "img_size": [size, size]}
-        G = sagan.build("G", {**common, "layers": generator(s, sides, data.channels), "z_dim": s.z_dim})
-        D = sagan.build("D", {**common, "layers": discriminator(s, sides, data.channels)})
+        G: Any = sagan.build("G", {**common, "layers": generator(s, sides, data.channels), "z_dim": s.z_dim})
+        D: Any = sagan.build("D", {**common, "layers": discriminator(s, sides, data.channels)})
         for network in (G, D):
             for layer in network.modules():
                 if isinstance(layer, sagan._Spectral):
