@@ -77,8 +77,9 @@ def preset(settings: Settings, size: int, processes: int = 1) -> Settings:
         "cifar": {"batch": 64, "channel_base": full_width, "lr": 0.0025, "gamma": 0.01, "ema_kimg": 500.0,
                   "map_layers": 2, "pl_weight": 0.0, "mixing": 0.0},
         "stylegan2": {"batch": 32, "channel_base": full_width, "lr": 0.002, "gamma": 10.0, "ema_kimg": 10.0},
-        "light": {"batch": 16, "channel_base": 4096, "channel_max": 128, "z_dim": 128, "map_layers": 2, "lr": 0.0025,
-                  "gamma": 0.0001 * size**2, "ema_kimg": 10.0, "pl_weight": 0.0},
+        "light": {"batch": 32 if size <= 32 else 16, "channel_base": max(2048, 32 * size), "channel_max": 128,
+                  "z_dim": 128, "map_layers": 2, "lr": 0.0025, "gamma": 0.0001 * min(size, 64) ** 2, "ema_kimg": 10.0,
+                  "pl_weight": 0.0},
     }  # fmt: skip
     if settings.preset not in known:
         raise BadInput(f"There is no preset '{settings.preset}'; there are {', '.join(known)}.")
