@@ -8,8 +8,8 @@ import torch
 
 from ganhub import checkpoint, hub, models
 from ganhub.registry import EmbeddedSource, load_registry
-from ganhub.training.loop import draw
 from ganhub.training.embedded import CARDS, PACKAGE, SHIPPED, golden
+from ganhub.training.loop import draw
 
 ROWS = [row for row in load_registry() if isinstance(row.source, EmbeddedSource)]
 each = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
