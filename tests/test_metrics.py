@@ -1,6 +1,7 @@
 """What is measured of generators: against reference figures, and on generators whose faults are known."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -91,10 +92,12 @@ def test_features_that_are_not_finite_are_refused():
         distances.precision_recall(np.ones((20, 4)), np.full((20, 4), np.nan))
 
 
-def test_a_missing_library_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchmetrics.image.fid", None)
+def test_a_missing_library_is_named_before_work_begins(monkeypatch, digit_set):
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     with pytest.raises(BadInput, match=r"pip install 'ganhub\[metrics\]'"):
         distances.frechet_distance(np.ones((20, 4)), np.ones((20, 4)))
+    with pytest.raises(BadInput, match="torchmetrics"):
+        snapshots.measure(digit_set, 100)
 
 
 # --- Features

@@ -138,6 +138,11 @@ def compare(real: Features, fake: Features) -> dict[str, float]:
     }
 
 
+def check_library() -> None:
+    """Raises BadInput where torchmetrics is not installed: better before the pictures are drawn than after."""
+    _torchmetrics("fid")
+
+
 class _Given(torch.nn.Module):
     """What torchmetrics takes for a feature network, where the features are there already."""
 

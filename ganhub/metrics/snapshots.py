@@ -119,6 +119,7 @@ def measure(
     data: PictureSet, count: int, pairs: Path | None = None, name: str = "small"
 ) -> Callable[[Any], dict[str, Any]]:
     """`snapshot_metrics` for a training: the features are loaded once, and lie on the device of the generator."""
+    distances.check_library()
     features = load_features(name, load_registry())
     return lambda G: snapshot_metrics(G, data, features.to(next(G.parameters()).device), count, pairs)
 

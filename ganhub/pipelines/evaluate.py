@@ -102,6 +102,7 @@ def evaluate(engine: Engine, request: EvaluateRequest) -> Run[EvaluateResult]:
 
 
 def _work(engine: Engine, request: EvaluateRequest) -> Iterator[Any]:
+    distances.check_library()
     data = request.data if isinstance(request.data, PictureSet) else PictureSet(request.data)
     real = snapshots.Real(data)
     features = load_features(request.features, engine.registry).to(engine.device)
