@@ -18,7 +18,7 @@ each_generator = pytest.mark.parametrize("row", GENERATORS, ids=lambda row: row.
 
 
 def test_something_is_embedded_and_every_file_has_its_row():
-    assert {row.id for row in ROWS} >= set(SHIPPED)
+    assert {"dcgan-fruit-64", "mlp-gan-digits"} <= {row.id for row in ROWS} <= set(SHIPPED)  # each can be remade
     assert {row.source.embedded for row in ROWS} == {file.name for file in (PACKAGE / "embedded").iterdir()}
 
 

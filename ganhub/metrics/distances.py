@@ -31,7 +31,8 @@ def frechet_distance(a: Features, b: Features) -> float:
         BadInput: the features do not fit each other, or torchmetrics is not installed.
     """
     a, b = _both(a, b)
-    fid = _torchmetrics("fid").FrechetInceptionDistance(_Given(a.shape[1]))
+    # In a training of several processes only the first one measures; it must not wait for the others to join in.
+    fid = _torchmetrics("fid").FrechetInceptionDistance(_Given(a.shape[1]), sync_on_compute=False)
     fid.set_dtype(torch.float64)
     for features, real in ((a, True), (b, False)):
         for block in torch.from_numpy(features).split(1024):

@@ -37,6 +37,9 @@ CARDS = PACKAGE.parent / "docs" / "models"
 PSI = 0.7
 """Truncation of the sheets of networks that have one; their golden pictures are not truncated."""
 
+MEASURED = 2000
+"""Pictures that are drawn and measured at every snapshot."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -82,7 +85,7 @@ def gan(*stages: Stage) -> Callable[[Given, Path], Path]:
                 data=data,
                 resume=True,
                 origin=str(origin) if origin else None,
-                measure=snapshots.measure(data, 2000, folder / "nearest.png"),
+                measure=snapshots.measure(data, MEASURED, folder / "nearest.png"),
             )
             if trainer.seen < images:
                 raise TrainingError(f"{folder} was stopped; the same command goes on from there.")

@@ -178,25 +178,27 @@ class Pair:
         if family != self.family:
             raise BadInput(f"{file} is of the family '{family}'; --resume takes one of '{self.family}' here.")
         source = models.read(raw, family, "G").state_dict()
-        said = {"G": _take(self.G, source), "average": _take(self.average, source)}
+        taken = {"G": _take(self.G, source), "average": _take(self.average, source)}
         if "D" in raw.networks:
-            said["D"] = _take(self.D, models.read(raw, family, "D").state_dict())
-        if said["G"].startswith("0 "):
-            raise BadInput(f"No tensor of {file} fits this generator; choose options that give it the same layers.")
-        return said
+            taken["D"] = _take(self.D, models.read(raw, family, "D").state_dict())
+        if not any(value.dim() > 1 for value in taken["G"]):
+            raise BadInput(f"No weights of {file} fit this generator; choose options that give it the same layers.")
+        return {
+            name: f"{len(values)} of {len(getattr(self, name).state_dict())} tensors" for name, values in taken.items()
+        }
 
 
-def _take(network: nn.Module, source: dict[str, Tensor]) -> str:
+def _take(network: nn.Module, source: dict[str, Tensor]) -> list[Tensor]:
+    """Copies every tensor that the network has as well, and gives a list of them."""
     own = network.state_dict()
-    taken = 0
+    taken = []
     for name, value in source.items():
         # torch keeps the weight of a normalised layer under a name of its own.
         normalised = f"{name.removesuffix('weight')}parametrizations.weight.original"
         mine = own.get(normalised, own.get(name))
         if mine is not None and mine.shape == value.shape:
-            mine.copy_(value)
-            taken += 1
-    return f"{taken} of {len(own)} tensors"
+            taken.append(mine.copy_(value))
+    return taken
 
 
 def autocast(precision: str, device: torch.device) -> torch.dtype | None:
