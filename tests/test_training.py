@@ -357,8 +357,12 @@ def test_two_processes_train_stylegan2(art, tmp_path):
 def _torchrun(*words):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ganhub"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "train", *words], capture_output=True, text=True, env=env, timeout=280)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen([*command, "train", *words], stderr=subprocess.PIPE, text=True, env=env)
+    try:
+        _, said = process.communicate(timeout=240)
+    finally:
+        process.terminate()  # as the parent it ends the others, which a kill would leave
+    assert process.returncode == 0, said
 
 
 # --- What is embedded
