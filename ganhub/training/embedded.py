@@ -116,8 +116,7 @@ def eyes(given: Given, out: Path) -> Path:
 
 
 BALANCED = {"mirror": True, "balance": True, "fewest": 60}  # half of the fruit are apples
-LIGHT = {"preset": "light", "channel_base": 2048, "mirror": True}
-SMALL = {**LIGHT, "gamma": 0.1, "batch": 32}
+LIGHT = {"preset": "light", "mirror": True}
 SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
     "mlp-gan-digits": gan(Stage(mlp_gan, 4000)),
     "dcgan-fruit-64": gan(
@@ -137,11 +136,12 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
         )
     ),
     "stylegan2-fruit": gan(
-        Stage(stylegan2, 120, "fruit", 32, {**SMALL, **BALANCED}),
-        Stage(stylegan2, 600, "fruit", settings={**LIGHT, **BALANCED}),
+        Stage(stylegan2, 90, "fruit", 32, {**LIGHT, **BALANCED}),
+        Stage(stylegan2, 1000, "fruit", settings={**LIGHT, **BALANCED}),
     ),
     "stylegan2-portraits": gan(
-        Stage(stylegan2, 120, "portraits", 32, SMALL), Stage(stylegan2, 600, "portraits", settings=LIGHT)
+        Stage(stylegan2, 120, "portraits", 32, LIGHT),
+        Stage(stylegan2, 1000, "portraits", settings=LIGHT),
     ),
     "features-small": small_features,
     "eyes": eyes,
