@@ -202,6 +202,8 @@ def test_a_killed_run_resumes_bit_for_bit(data, tmp_path):
     run.wait()
     assert torch.load(state, weights_only=True)["trainer"]["seen"] == 40, log.read_text()
     assert start("parts", 80).wait(timeout=200) == 0
+    kimg = [json.loads(line)["kimg"] for line in log.read_text().splitlines()]
+    assert kimg == sorted(set(kimg)) and kimg[-1] == 0.08  # what was logged after the state is logged once
     a, b = (torch.load(tmp_path / out / "state.pt", weights_only=True)["trainer"] for out in ("whole", "parts"))
     for part in ("G", "D", "G_ema"):
         assert all(torch.equal(a[part][k], b[part][k]) for k in a[part]), part
@@ -273,7 +275,7 @@ def test_transfer_takes_over_what_fits(data, tmp_path, shared):
     first = Trainer(TINY, data)
     loop.train(first, tmp_path / "first", images=8, snap=8, data=data)
     second = Trainer(replace(TINY, seed=1), data)
-    said = second.transfer(tmp_path / "first/snapshot-000000.safetensors")
+    said = second.transfer(tmp_path / "first/snapshot-000000.008.safetensors")
     assert said["G"].split()[0] == said["G"].split()[2]
     for name in ("G", "D", "G_ema"):
         for (key, a), b in zip(getattr(first, name).state_dict().items(), getattr(second, name).state_dict().values(),
@@ -284,7 +286,7 @@ def test_transfer_takes_over_what_fits(data, tmp_path, shared):
     large = tmp_path / "large.zip"
     write_set(large, pictures(size=32), names=[str(i) for i in range(24)])
     grown = Trainer(replace(TINY, channel_base=64), PictureSet(large))
-    grown.transfer(tmp_path / "first/snapshot-000000.safetensors")
+    grown.transfer(tmp_path / "first/snapshot-000000.008.safetensors")
     assert torch.allclose(grown.G.synthesis.b16.conv1.weight, first.G.synthesis.b16.conv1.weight, rtol=2e-3, atol=1e-4)
     grown.step()
 
@@ -314,9 +316,9 @@ def test_a_run_leaves_what_its_contract_says(data, tmp_path):
     assert about["data"]["pictures"] == 24 and about["data"]["license"] == "CC0-1.0"
     read = models.read(checkpoint.read(tmp_path / "G.safetensors"))
     assert (read.c_dim, read.img_size) == (2, (16, 16))
-    assert (tmp_path / "grid.png").exists() and (tmp_path / "grid-000000.png").exists()
+    assert (tmp_path / "grid.png").exists() and (tmp_path / "grid-000000.008.png").exists()
     assert isinstance(
-        models.read(checkpoint.read(tmp_path / "snapshot-000000.safetensors"), part="D"), family.Discriminator
+        models.read(checkpoint.read(tmp_path / "snapshot-000000.016.safetensors"), part="D"), family.Discriminator
     )
 
 

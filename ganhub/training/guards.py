@@ -24,7 +24,7 @@ def warnings(measured: dict[str, Any], logged: dict[str, float]) -> list[str]:
             said.append(
                 f"The generator draws only a part of what the set holds (recall {measured['recall']:.2f}, coverage "
                 f"{measured['coverage']:.2f}): early in a training that is usual, later a collapse; go back to an "
-                "earlier snapshot with --resume and a higher --gamma."
+                "earlier snapshot with --resume and a lower learning rate, or for stylegan2 a higher --gamma."
             )
     sign = logged.get("sign_real", 0.0)
     if sign > 0.9:

@@ -101,8 +101,7 @@ def train(
         if state:
             trainer.load(state["trainer"])
         if first:
-            if not state:
-                run.begin_anew()
+            run.cut_logs(trainer.seen)
             run.describe(trainer, data, origin)
         seconds = state["seconds"] if state else 0.0
         began = last = time.monotonic()
@@ -121,14 +120,14 @@ def train(
                 check(figures, trainer.seen, out)
                 speed = (trainer.seen - mark) / max(now - last, 1e-9)
                 if first:
-                    left = (images - trainer.seen) / speed
+                    left = max(images - trainer.seen, 0) / speed
                     run.log(kimg=trainer.seen / 1000, seconds=seconds + now - began, per_second=speed, **figures)
                     run.say(trainer.seen, images, speed, left, figures)
                 mark, last, sums, steps = trainer.seen, now, {}, 0
             if trainer.seen // snap > snapped:
                 snapped = trainer.seen // snap
                 if first:
-                    snapshot(trainer, run, seconds + time.monotonic() - began, measure)
+                    snapshot(trainer, run, seconds + time.monotonic() - began, snap, measure)
                 trainer.workers.wait()
                 last = time.monotonic()
         if first:
@@ -142,11 +141,13 @@ def train(
     return G
 
 
-def snapshot(trainer: Trainer, run: Run, seconds: float, measure: Callable[[Any], dict[str, Any]] | None) -> None:
+def snapshot(
+    trainer: Trainer, run: Run, seconds: float, snap: int, measure: Callable[[Any], dict[str, Any]] | None
+) -> None:
     """Writes state, networks, grid and measures of this moment."""
     run.save({"trainer": trainer.state(), "seconds": seconds})
     G = trainer.averaged()
-    name = f"{trainer.seen / 1000:06.0f}"
+    name = f"{trainer.seen / 1000:06.0f}" if snap >= 1000 else f"{trainer.seen / 1000:010.3f}"
     parts = {"G": G, **trainer.networks()}
     networks = {part: Network(type(net).__name__, net.config, half(net)) for part, net in parts.items()}
     facts = {"family": trainer.family, "recipe": trainer.recipe, "kimg": trainer.seen / 1000}
@@ -168,7 +169,7 @@ def check(figures: dict[str, float], seen: int, out: Path) -> None:
         if not math.isfinite(value) or (name.startswith("loss") and abs(value) > 1e4):
             raise TrainingError(
                 f"The training in {out} diverged: {name} is {value:.3g} after {seen / 1000:.1f} thousand pictures; "
-                "go on from its last snapshot with --resume and a lower --lr or a higher --gamma."
+                "go on from its last snapshot with --resume at a lower learning rate or, for stylegan2, a higher --gamma."
             )
 
 
@@ -200,10 +201,14 @@ class Run:
     def _stop(self, *_: object) -> None:
         self.stopping = True
 
-    def begin_anew(self) -> None:
-        """Removes the logs of an earlier training in this folder, whose lines would mix with the new ones."""
+    def cut_logs(self, seen: int) -> None:
+        """Removes lines of later than the state that the training goes on from; all of them where there is none."""
         for name in ("log.jsonl", "metrics.jsonl"):
-            (self.out / name).unlink(missing_ok=True)
+            file = self.out / name
+            if file.exists():
+                lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [line for line in lines if seen and json.loads(line)["kimg"] <= seen / 1000]
+                _write(file, "".join(kept))
 
     def describe(self, trainer: Trainer, data: PictureSet | None, origin: str | None) -> None:
         """Writes `run.json`; a resumed run keeps the checkpoint that it started from."""

@@ -19,8 +19,8 @@ def option(default: Any, text: str) -> Any:
 
 def parser(recipe: ModuleType, name: str) -> argparse.ArgumentParser:
     """Options of a recipe: those of every training, then its own."""
-    first, *rest = (recipe.__doc__ or "").split("\n\n")
-    made = _Parser(prog=f"ganhub train {name}", description=first, allow_abbrev=False)
+    made = _Parser(prog=f"ganhub train {name}", description=recipe.__doc__, allow_abbrev=False,
+                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     needs_data = getattr(recipe, "NEEDS_DATA", True)
     made.add_argument("--data", type=Path, required=needs_data, metavar="SET", help="set of `ganhub data prepare`")
     made.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
