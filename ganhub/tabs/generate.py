@@ -41,7 +41,7 @@ from ganhub.tabs._widgets import (
 TITLE = "Generate"
 ORDER = 10
 
-FIRST = "dcgan-fruit-64"
+FIRST = "stylegan2-portraits"
 """Shown when the page opens: small, and inside the package."""
 EVERY = 0.3
 """Seconds between two looks at what has been made so far."""
