@@ -97,7 +97,7 @@ def test_a_picture_does_not_depend_on_its_neighbours():
     G = small(3)
     z, c = torch.randn(4, 8), onehot(4, 3)
     alone = torch.cat([G(z[i : i + 1], c[i : i + 1]) for i in range(4)])
-    torch.testing.assert_close(G(z, c), alone, atol=2e-6, rtol=0)
+    torch.testing.assert_close(G(z, c), alone, atol=1e-5, rtol=0)  # kernels of a processor differ by the batch
 
 
 def test_strips_are_the_plain_filter(monkeypatch):
