@@ -169,7 +169,7 @@ def check(figures: dict[str, float], seen: int, out: Path) -> None:
         if not math.isfinite(value) or (name.startswith("loss") and abs(value) > 1e4):
             raise TrainingError(
                 f"The training in {out} diverged: {name} is {value:.3g} after {seen / 1000:.1f} thousand pictures; "
-                "go on from the last snapshot with --resume at a lower learning rate or, for stylegan2, a higher --gamma."
+                "go on from the last snapshot with --resume, a lower learning rate or, in stylegan2, a higher --gamma."
             )
 
 
