@@ -1,7 +1,8 @@
 """Makes the checkpoints that ship inside the package again, from prepared sets.
 
     ganhub data prepare POMOLOGICAL --out DIR/fruit.zip --crop page --smallest 42 --label fruit
-    ganhub data prepare PORTRAITS/original --out DIR/portraits.zip --crop face --labels PORTRAITS/labels.csv
+    ganhub data prepare PORTRAITS/original --out DIR/portraits.zip --crop face --smallest 38 \\
+        --labels PORTRAITS/labels.csv
     python -m ganhub.training.embedded --data DIR [--runs runs] [--only dcgan-fruit-64] [--kimg N] [--device cuda]
 
 POMOLOGICAL and PORTRAITS are folders of pictures with their `labels.csv`; the digits come with scikit-learn. Each
