@@ -15,7 +15,7 @@ from ganhub import checkpoint, models
 from ganhub.data.dataset import PictureSet, write_set
 from ganhub.errors import BadInput, TrainingError
 from ganhub.models import stylegan2 as family
-from ganhub.training import loop, stylegan2
+from ganhub.training import loop
 from ganhub.training.augment import PIPES, Augment, _Sample
 from ganhub.training.reals import Reals
 from ganhub.training.stylegan2 import Loss, Settings, Trainer, preset
@@ -63,12 +63,17 @@ def test_losses_and_gradients_equal_the_reference(phase, reference, shared):
     if phase in ("Gmain", "Gboth"):
         figures |= loss.generator(z, c)
     if phase in ("Greg", "Gboth"):
-        loss.path_length(z, c, noise=case.tensor("pl_noise"))
-        case.check("pl_mean_after", loss.pl_mean) if "pl_mean_after" in case.outputs else None
+        figures |= loss.path_length(z, c, noise=case.tensor("pl_noise"))
+        case.check("pl_mean_after", loss.pl_mean)
     if phase in ("Dmain", "Dboth"):
         figures |= loss.discriminator(real, c, z, c)
     if phase in ("Dreg", "Dboth"):
         figures |= loss.r1(real, c)
+    names = {"loss_g": "G_loss", "loss_d": "D_loss", "pl_penalty": "pl_penalty", "r1": "r1_penalty",
+             "sign_real": "signs_real", "sign_fake": "signs_fake"}  # fmt: skip
+    assert figures
+    for name, value in figures.items():  # the reference has one number for each picture
+        assert float(value.detach()) == pytest.approx(case.outputs[f"{phase}:Loss_{names[name]}"].mean(), rel=3e-4), name
     parameters, checked = dict(net.named_parameters()), 0
     for key, want in case.outputs.items():
         own, _, rest = key.partition(":")
@@ -297,6 +302,12 @@ def test_transfer_takes_over_what_fits(data, tmp_path, shared):
     said = wide.transfer(shared / "reference/stylegan2ada/f_skip_uncond_r32.nosrc.pkl")
     assert all(words.split()[0] == words.split()[2] for words in said.values()), said
     wide.step()
+    write_set(large, pictures(size=64), names=[str(i) for i in range(24)])
+    other = Trainer(Settings(preset="auto", batch=4, channel_base=2048, channel_max=32, z_dim=48, map_layers=8,
+                             precision="float32"), PictureSet(large))  # fmt: skip
+    said = other.transfer(shared / "reference/rosinality/train_r64_cm2.pt")
+    assert all(words.split()[0] == words.split()[2] for words in said.values()), said
+    other.step()
     torch.save({"state_dict": {"weight": torch.zeros(3)}}, tmp_path / "foreign.pt")
     with pytest.raises(Exception, match="no family|foreign"):
         wide.transfer(tmp_path / "foreign.pt")
@@ -344,4 +355,3 @@ def test_real_pictures_are_drawn_as_asked(data, tmp_path):
         Reals(PictureSet(bare), balance=True)
     with pytest.raises(BadInput, match="--cond"):
         Trainer(replace(TINY, cond=True), PictureSet(bare))
-    assert isinstance(stylegan2.Trainer.recipe, str)

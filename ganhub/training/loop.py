@@ -130,6 +130,8 @@ def train(
                     snapshot(trainer, run, seconds + time.monotonic() - began, snap, measure)
                 trainer.workers.wait()
                 last = time.monotonic()
+        if steps:  # stopped between two reports: never save what has diverged
+            check({name: float(total) / steps for name, total in sums.items()}, trainer.seen, out)
         if first:
             run.save({"trainer": trainer.state(), "seconds": seconds + time.monotonic() - began})
         G = trainer.averaged()

@@ -174,7 +174,7 @@ class Loss:
         self.pl_mean = mean.detach()
         penalty = (lengths - mean).square()
         (penalty.mean() * self.pl_weight * gain).backward()
-        return {"path_length": lengths.mean()}
+        return {"pl_penalty": penalty.mean()}
 
     def discriminator(self, real: Tensor, real_c: Tensor, z: Tensor, c: Tensor, gain: float = 1.0) -> dict[str, Tensor]:
         """Phase Dmain: D should tell real pictures from generated ones."""
