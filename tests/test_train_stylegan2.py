@@ -73,7 +73,8 @@ def test_losses_and_gradients_equal_the_reference(phase, reference, shared):
              "sign_real": "signs_real", "sign_fake": "signs_fake"}  # fmt: skip
     assert figures
     for name, value in figures.items():  # the reference has one number for each picture
-        assert float(value.detach()) == pytest.approx(case.outputs[f"{phase}:Loss_{names[name]}"].mean(), rel=3e-4), name
+        want = case.outputs[f"{phase}:Loss_{names[name]}"].mean()
+        assert float(value.detach()) == pytest.approx(want, rel=3e-4), name
     parameters, checked = dict(net.named_parameters()), 0
     for key, want in case.outputs.items():
         own, _, rest = key.partition(":")

@@ -22,14 +22,14 @@ from ganhub.models import dcgan
 from ganhub.models._chain import Spec
 from ganhub.models._spectral import fold
 from ganhub.training.options import option
-from ganhub.training.pair import Pair, side
+from ganhub.training.pair import Pair, Shared, side
 from ganhub.training.workers import Workers
 
 KIMG, SNAP = 1000, 25
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Shared):
     z_dim: int = option(100, "width of the latent")
     ngf: int = option(64, "channels of G before the picture; every halving of its side doubles them")
     ndf: int = option(64, "channels of D behind the picture; every halving of its side doubles them")
@@ -40,15 +40,7 @@ class Settings:
     lr_d: float = option(2e-4, "learning rate of D")
     beta1: float = option(0.5, "of Adam")
     beta2: float = option(0.999, "of Adam")
-    ema: float = option(0.999, "share of the average of G's weights that a step keeps")
-    mirror: bool = option(False, "show half of the real pictures mirrored")
-    balance: bool = option(False, "draw every class by the square root of its size")
-    fewest: int = option(1, "leave out classes with fewer pictures")
-    aug: str = option("noaug", "ada: what D sees is augmented, as far as needed; or noaug")
-    augpipe: str = option("bgc", "which augmentations: blit, geom, color, filter, noise, cutout, bg, bgc, ..., bgcfnc")
-    target: float = option(0.6, "ada keeps the mean sign of D on real pictures here")
     precision: str = option("auto", "float32 or bfloat16")
-    seed: int = option(0, "of weights and draws")
 
 
 class Trainer(Pair):

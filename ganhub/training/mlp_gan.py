@@ -27,7 +27,7 @@ from ganhub.imaging import to_uint8
 from ganhub.models import mlp_gan
 from ganhub.models._chain import Spec
 from ganhub.training.options import option
-from ganhub.training.pair import Pair
+from ganhub.training.pair import Pair, Shared
 from ganhub.training.workers import Workers
 
 KIMG, SNAP, NEEDS_DATA = 4000, 250, False
@@ -35,7 +35,7 @@ LARGEST = 64
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Shared):
     z_dim: int = option(64, "width of the latent")
     hidden: int = option(256, "width of the hidden layers")
     depth: int = option(2, "number of hidden layers")
@@ -46,15 +46,7 @@ class Settings:
     lr_d: float = option(2e-4, "learning rate of D")
     beta1: float = option(0.5, "of Adam")
     beta2: float = option(0.999, "of Adam")
-    ema: float = option(0.999, "share of the average of G's weights that a step keeps")
-    mirror: bool = option(False, "show half of the real pictures mirrored")
-    balance: bool = option(False, "draw every class by the square root of its size")
-    fewest: int = option(1, "leave out classes with fewer pictures")
-    aug: str = option("noaug", "ada: what D sees is augmented, as far as needed; or noaug")
-    augpipe: str = option("bgc", "which augmentations: blit, geom, color, filter, noise, cutout, bg, bgc, ..., bgcfnc")
-    target: float = option(0.6, "ada keeps the mean sign of D on real pictures here")
     precision: str = option("float32", "float32 or bfloat16")
-    seed: int = option(0, "of weights and draws")
 
 
 def own_data() -> PictureSet:

@@ -7,6 +7,7 @@ D may see augmented pictures, as far as adaptive augmentation (Karras et al., 20
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,26 @@ from ganhub.data.dataset import PictureSet
 from ganhub.errors import BadInput
 from ganhub.training.augment import Augment
 from ganhub.training.loop import lerp
+from ganhub.training.options import option
 from ganhub.training.reals import Reals
 from ganhub.training.workers import Workers
 
 ADA_KIMG = 100.0
 """Thousand pictures in which the augmentation probability may go from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Settings that mean the same in all small recipes."""
+
+    ema: float = option(0.999, "share of the average of G's weights that a step keeps")
+    mirror: bool = option(False, "show half of the real pictures mirrored")
+    balance: bool = option(False, "draw every class by the square root of its size")
+    fewest: int = option(1, "leave out classes with fewer pictures")
+    aug: str = option("noaug", "ada: what D sees is augmented, as far as needed; or noaug")
+    augpipe: str = option("bgc", "which augmentations: blit, geom, color, filter, noise, cutout, bg, bgc, ..., bgcfnc")
+    target: float = option(0.6, "ada keeps the mean sign of D on real pictures here")
+    seed: int = option(0, "of weights and draws")
 
 
 def loss_of_d(name: str, real: Tensor, fake: Tensor) -> Tensor:
