@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ganhub.imaging.photos import Photo, read_photo
 from ganhub.imaging.provenance import encode_image, png_text, read_provenance, save_image
 from ganhub.imaging.sheets import cross_grid, grid, labelled_grid, strip
 from ganhub.imaging.uploads import Upload, load_image, read_upload
 from ganhub.imaging.video import VideoWriter, write_video
 
 __all__ = [
+    "Photo",
     "Upload",
     "VideoWriter",
     "cells",
@@ -22,6 +24,7 @@ __all__ = [
     "labelled_grid",
     "load_image",
     "png_text",
+    "read_photo",
     "read_provenance",
     "read_upload",
     "save_image",

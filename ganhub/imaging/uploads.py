@@ -78,13 +78,13 @@ def read_upload(
         BadInput: with the codes `too_many_bytes`, `not_an_image`, `too_many_pixels`, `too_small`, `too_thin`,
             `damaged`.
     """
-    data = _bytes(file, max_bytes)
+    data = read_bytes(file, max_bytes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own bomb warning comes at a size that is refused here
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Exception as error:  # decoders raise anything on hostile files
-            raise _not_an_image(data) from error
+            raise not_an_image(data) from error
         with image:
             width, height = image.size
             most = min(max_pixels, MAX_PIXELS_WEBP) if image.format == "WEBP" else max_pixels
@@ -108,7 +108,8 @@ def read_upload(
     return Upload(plain, kind, upright, notes)
 
 
-def _bytes(file: str | Path | bytes | BinaryIO, max_bytes: int) -> bytes:
+def read_bytes(file: str | Path | bytes | BinaryIO, max_bytes: int) -> bytes:
+    """All of a file, or BadInput (`not_an_image`, `too_many_bytes`)."""
     try:
         if isinstance(file, (str, Path)):
             with open(file, "rb") as stream:
@@ -122,7 +123,8 @@ def _bytes(file: str | Path | bytes | BinaryIO, max_bytes: int) -> bytes:
     return data
 
 
-def _not_an_image(data: bytes) -> BadInput:
+def not_an_image(data: bytes) -> BadInput:
+    """The sentence for a file that no decoder takes; it names what the first bytes look like."""
     for offset, mark, name in _OTHERS:
         if data[offset : offset + len(mark)] == mark:
             return BadInput(f"This is a {name} file; save the picture as JPEG, PNG or WebP and retry.", "not_an_image")
@@ -133,7 +135,7 @@ def _decode(image: Image.Image, max_side: int | None, keep_alpha: bool) -> Image
     if max_side:
         image.draft("RGB", (max_side, max_side))  # JPEG only: decodes at a half, a quarter or an eighth
     image.load()
-    if _orientation(image) in range(2, 9):
+    if orientation(image) > 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
@@ -149,8 +151,10 @@ def _decode(image: Image.Image, max_side: int | None, keep_alpha: bool) -> Image
     return image
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """1 (upright) to 8, as EXIF counts them; 1 where the file says nothing or nonsense."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF is no reason to refuse a good picture
         return 1
+    return found if found in range(2, 9) else 1
