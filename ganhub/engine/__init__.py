@@ -95,7 +95,7 @@ class Engine:
         self._loader = Loader(
             registry, self.device, self._cache, self._lock, fetch or hub.fetch, read, self._wanted, self._load_failed
         )
-        self._elsewhere = Elsewhere(run_on_device, self._loader.file_of) if run_on_device is not None else None
+        self._elsewhere = Elsewhere(run_on_device, self._loader.files_of) if run_on_device is not None else None
         answers = self._elsewhere.answers if self._elsewhere is not None else None
         forward = Forward(self.device, self._cache, self._lock, fixed, answers)
         default_slots = 4 if self.device.type == "cpu" else 16
@@ -265,12 +265,20 @@ class Engine:
         seconds = self.deadline if job.deadline is None else job.deadline
         if not seconds > 0:
             raise EngineError("The request's deadline had passed before it was made.", "deadline")
-        group = Group(Key(row.id, precision), work, static)
+        group = Group(Key(row.id, precision, self._blend(job)), work, static)
         ticket = Ticket(job, group, time.monotonic() + seconds, self._ended)
         if self._elsewhere is not None:
             ticket.context = contextvars.copy_context()
             ticket.group = group._replace(static=(static, job.visitor))
         return ticket
+
+    def _blend(self, job: Job | Fit) -> tuple[str, float] | None:
+        blend = job.blend if isinstance(job, Job) else None
+        if blend is None or blend[1] == 0:
+            return None
+        if not 0 < blend[1] <= 1:
+            raise BadInput(f"A blend is a share from 0 to 1, not {blend[1]!r}.")
+        return self.registry.find(blend[0]).id, round(float(blend[1]), 2)  # every share is a network in the cache
 
     def _admit(self, tickets: list[Ticket], room: WaitingRoom) -> None:
         with self._lock:

@@ -17,6 +17,8 @@ class Key(NamedTuple):
 
     checkpoint: str
     precision: str
+    blend: tuple[str, float] | None = None
+    """Another checkpoint, and how much of its weights goes into this one's."""
 
 
 @dataclass(eq=False)

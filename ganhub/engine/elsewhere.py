@@ -26,7 +26,7 @@ from ganhub import models
 from ganhub.engine import device as devices
 from ganhub.engine.cache import Key, Loaded
 from ganhub.engine.forward import attempt
-from ganhub.engine.loading import facts_of, read_network
+from ganhub.engine.loading import blended, facts_of
 from ganhub.engine.slots import SlotGroup
 from ganhub.engine.tickets import Fit, Step, Ticket
 from ganhub.errors import EngineError
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 KEPT = 3
 """Networks that the other process keeps between calls."""
 
+Files = list[tuple[Checkpoint, Path]]
+
 _loaded: OrderedDict[Key, Loaded] = OrderedDict()
 
 
@@ -45,15 +47,15 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
     return function(*args)
 
 
-def answers(row: Checkpoint, path: Path, precision: str, operation: str, items: list[Any]) -> tuple[list[Any], Any]:
+def answers(files: Files, key: Key, operation: str, items: list[Any]) -> tuple[list[Any], Any]:
     """Answers of a batch, as `ganhub.engine.forward.attempt` gives them."""
-    entry = _entry(row, path, precision)
+    entry = _entry(files, key)
     return attempt(entry, operation, items, devices.choose(), False)
 
 
-def fit(row: Checkpoint, path: Path, precision: str, job: Fit) -> tuple[list[Step], Any]:
+def fit(files: Files, key: Key, job: Fit) -> tuple[list[Step], Any]:
     """All steps of a fit: its events, and its result or GanHubError."""
-    group = SlotGroup(_entry(row, path, precision), job.objective, devices.choose(), 1)
+    group = SlotGroup(_entry(files, key), job.objective, devices.choose(), 1)
     ticket = Ticket(job)
     group.join(ticket)
     while not ticket.done():
@@ -61,13 +63,13 @@ def fit(row: Checkpoint, path: Path, precision: str, job: Fit) -> tuple[list[Ste
     return list(ticket.progress()), ticket.outcome()
 
 
-def _entry(row: Checkpoint, path: Path, precision: str) -> Loaded:
-    key = Key(row.id, precision)
+def _entry(files: Files, key: Key) -> Loaded:
     if key not in _loaded:
         device = devices.choose()
-        network = read_network(row, path)
-        facts = facts_of(row, network, precision)
-        prepared = models.prepare(row.family, network.to(device), precision).to(device).eval().requires_grad_(False)
+        row = files[0][0]
+        network = blended(files, key.blend[1] if key.blend else 0.0)
+        facts = facts_of(row, network, key.precision)
+        prepared = models.prepare(row.family, network.to(device), key.precision).to(device).eval().requires_grad_(False)
         weights = models.parameter_bytes(prepared)
         while len(_loaded) >= KEPT:
             _loaded.popitem(last=False)
@@ -81,26 +83,25 @@ class Elsewhere:
 
     Args:
         run_on_device: called as `run_on_device(function, *args)`; returns what `function(*args)` returns.
-        file_of: key -> its row and its local file.
+        files_of: key -> its row and its local file, and those of its blend.
     """
 
-    def __init__(self, run_on_device: Callable[..., Any], file_of: Callable[[Key], tuple[Checkpoint, Path]]):
-        self.run_on_device, self.file_of = run_on_device, file_of
+    def __init__(self, run_on_device: Callable[..., Any], files_of: Callable[[Key], Files]):
+        self.run_on_device, self.files_of = run_on_device, files_of
 
     def answers(self, entry: Loaded, operation: str, tickets: list[Ticket]) -> tuple[list[Any], Any]:
         """As `attempt`, in the other process."""
         items = [ticket.job.item for ticket in tickets]
-        row, path = self.file_of(entry.key)
         try:
-            return self._call(tickets[0], answers, row, path, entry.key.precision, operation, items)
+            return self._call(tickets[0], answers, self.files_of(entry.key), entry.key, operation, items)
         except Exception as error:  # the lender refused, or its process died: its own words, and nobody else's batch
             return [], refused(error)
 
     def fit(self, ticket: Ticket) -> None:
         """Runs a fit to its end and ends its ticket."""
-        row, path = self.file_of(ticket.group.key)
+        key = ticket.group.key
         try:
-            events, outcome = self._call(ticket, fit, row, path, ticket.group.key.precision, ticket.job)
+            events, outcome = self._call(ticket, fit, self.files_of(key), key, ticket.job)
         except Exception as error:
             ticket.fail(refused(error))
             return

@@ -29,6 +29,18 @@ def read_network(row: Checkpoint, path: Path) -> nn.Module:
     return models.read(checkpoint.read(path, sha256=row.sha256), row.family, **row.config)
 
 
+def blended(
+    parts: list[tuple[Checkpoint, Path]], share: float, read: Callable[[Checkpoint, Path], nn.Module] = read_network
+) -> nn.Module:
+    """The network of one file, or `share` of the second one's weights in those of the first.
+
+    Raises:
+        GanHubError: a file cannot be read, or the two have different layers.
+    """
+    networks = [read(row, path) for row, path in parts]
+    return networks[0] if len(networks) == 1 else models.blend(networks[0], networks[1], share)
+
+
 def check_resolution(row: Checkpoint, network: Any) -> None:
     """The network draws what its row promises.
 
@@ -60,6 +72,9 @@ def facts_of(row: Checkpoint, network: Any, precision: str) -> dict[str, Any]:
         "img_size": None if size is None else (int(size[0]), int(size[1])),
         "img_channels": getattr(network, "img_channels", 0),
         "z_distribution": getattr(network, "z_distribution", "normal"),
+        "scale": getattr(network, "scale", 0),
+        "reach": getattr(network, "reach", 0),
+        "multiple": getattr(network, "multiple", 1),
         "parameters": sum(p.numel() for p in network.parameters()),
     }
 
@@ -102,7 +117,7 @@ class Loader:
         self.under_way: dict[Key, dict[str, Any]] = {}
         """What is being loaded, and how far it is."""
         self.closed = False
-        self._files: dict[Key, tuple[Checkpoint, Path]] = {}
+        self._files: dict[Key, list[tuple[Checkpoint, Path]]] = {}
         self._gate = threading.Lock()
 
     def want(self, key: Key) -> None:
@@ -113,8 +128,8 @@ class Loader:
         self.under_way[key] = state
         threading.Thread(target=self._load, args=(key, state), name=f"load {key.checkpoint}", daemon=True).start()
 
-    def file_of(self, key: Key) -> tuple[Checkpoint, Path]:
-        """The row of a key and the local file that it was loaded from."""
+    def files_of(self, key: Key) -> list[tuple[Checkpoint, Path]]:
+        """The row of a key and the local file that it was loaded from; those of its blend too."""
         return self._files[key]
 
     def finish(self, key: Key, error: GanHubError | None = None) -> None:
@@ -128,12 +143,14 @@ class Loader:
 
     def _load(self, key: Key, state: dict[str, Any]) -> None:
         try:
-            row = self.registry.find(key.checkpoint)
-            path = self.fetch(row, progress=lambda event: self._tell(state, event))
-            self._files[key] = row, path
+            names = [key.checkpoint, *(key.blend[:1] if key.blend else ())]
+            rows = [self.registry.find(name) for name in names]
+            row = rows[0]
+            files = [(each, self.fetch(each, progress=lambda event: self._tell(state, event))) for each in rows]
+            self._files[key] = files
             with self._gate:
                 self._tell(state, stage="read")
-                network = self.read(row, path)
+                network = blended(files, key.blend[1] if key.blend else 0.0, self.read)
                 check_resolution(row, network)
                 self.make_room(key, models.parameter_bytes(network))
                 entry = self._prepare(row, key, network)

@@ -220,10 +220,55 @@ def _describe(G: Any, facts: Facts, items: list[Item], device: torch.device) -> 
     return [dict(facts) for _ in items]
 
 
+def _check_upscale(item: Item, facts: Facts) -> None:
+    if not facts["scale"]:
+        raise BadInput("This checkpoint does not enlarge pictures; choose one that does.")
+    pixels, channels, multiple = item.get("pixels"), facts["img_channels"], facts["multiple"]
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.dtype not in LEVELS or not pixels.size:
+        raise BadInput("'pixels' must be an array [h, w, C] of uint8, uint16 or float32.")
+    height, width = pixels.shape[:2]
+    if pixels.shape[2] != channels or height % multiple or width % multiple:
+        raise BadInput(
+            f"The tile is {width}x{height} with {pixels.shape[2]} channels; this checkpoint takes {channels} channels "
+            f"and sides that are multiples of {multiple}."
+        )
+    top, left, high, wide = item["crop"]
+    if top < 0 or left < 0 or high < 1 or wide < 1 or top + high > height or left + wide > width:
+        raise BadInput(f"The crop {item['crop']} lies outside of the tile of {width}x{height}.")
+    if item.get("depth") not in DEPTHS:
+        raise BadInput(f"The depth is {item.get('depth')!r}; choose 8, 16 or 32 bits.")
+
+
+LEVELS = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
+DEPTHS: dict[int, Any] = {8: np.uint8, 16: np.uint16, 32: np.float32}
+
+
+def _run_upscale(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    pixels = np.stack([item["pixels"] for item in items])
+    x = to_device(pixels.astype(np.float32) / np.float32(LEVELS[pixels.dtype]), device)
+    large = G(x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last))
+    answers: list[Answer] = []
+    for picture, item in zip(large, items, strict=True):
+        top, left, height, width = (side * facts["scale"] for side in item["crop"])
+        part = picture[:, top : top + height, left : left + width].float().permute(1, 2, 0)
+        if not part.isfinite().all():
+            answers.append(EngineError("The network gave numbers that are not finite; use the exact precision.",
+                                       "bad_output"))  # fmt: skip
+            continue
+        if item["depth"] == 32:
+            answers.append(part.contiguous().cpu().numpy())
+            continue
+        most = LEVELS[np.dtype(DEPTHS[item["depth"]])]
+        levels = part.clamp(0, 1).mul(most).add(0.5).floor()
+        answers.append(levels.cpu().numpy().astype(DEPTHS[item["depth"]]))
+    return answers
+
+
 OPERATIONS: dict[str, Operation] = {
     "describe": Operation(lambda item, facts: None, lambda item: None, _describe),
     "map": Operation(_check_map, lambda item: None, _run_map),
     "synthesize": Operation(_check_synthesize, _noise_mode, _run_synthesize),
     "render": Operation(_check_synthesize, _noise_mode, _run_render),
+    "upscale": Operation(_check_upscale, lambda item: (item["pixels"].shape, str(item["pixels"].dtype)), _run_upscale),
     "generate": Operation(_check_generate, _noise_mode, _run_generate),
 }

@@ -30,6 +30,8 @@ class Job:
     """`exact` or `fast`; the engine's own by default."""
     deadline: float | None = None
     """Seconds from the submission; the engine's own by default."""
+    blend: tuple[str, float] | None = None
+    """Another checkpoint of the same layers, and how much of its weights goes into this one's: 0 to 1."""
 
 
 @dataclass(frozen=True)

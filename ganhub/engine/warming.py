@@ -22,6 +22,9 @@ def warm(entry: Loaded, device: torch.device, budget: int, most: int | None) -> 
         most: a limit on the batch, from the engine's settings.
     """
     G: Any = entry.network
+    if entry.facts.get("scale"):
+        _warm_upscaler(entry, device, budget, most)
+        return
     if not hasattr(G, "z_distribution"):  # no generator of pictures: nothing is known of its inputs
         entry.largest = most or 1
         return
@@ -29,20 +32,36 @@ def warm(entry: Loaded, device: torch.device, budget: int, most: int | None) -> 
     label = one_hot([{"label": 0}], G.c_dim, device)
     # Not inference_mode: what a network might keep from its first call must serve optimisation too.
     with torch.no_grad(), devices.arithmetic(device, entry.key.precision, True):
-        entry.per_item = _measured(G, z, label, device)
+        entry.per_item = _measured(G, (z, label), device)
     height, width = G.img_size
     rule = max(1, min(16, 512 * 512 // (height * width))) if device.type == "cpu" else 32
     room = (budget - entry.weights) // max(1, entry.per_item)
     entry.largest = max(1, min(most or rule, room))
 
 
-def _measured(G: Any, z: Any, label: Any, device: torch.device) -> int:
+def _warm_upscaler(entry: Loaded, device: torch.device, budget: int, most: int | None) -> None:
+    side = 64
+    x = torch.zeros(1, entry.facts["img_channels"], side, side, device=device)
+    with torch.no_grad(), devices.arithmetic(device, entry.key.precision, True):
+        taken = _measured(entry.network, (x.contiguous(memory_format=torch.channels_last),), device)
+    entry.per_item = taken * (TILE // side) ** 2
+    rule = 4 if device.type == "cpu" else 16
+    entry.largest = max(1, min(most or rule, min(budget - entry.weights, ROOM) // entry.per_item))
+
+
+TILE = 256
+"""Side of the tiles that a network which enlarges pictures is prepared for."""
+ROOM = 1 << 30
+"""Bytes of activations that such a batch may take at most, whatever the machine has: one visitor among many."""
+
+
+def _measured(G: Any, inputs: tuple[Any, ...], device: torch.device) -> int:
     """Bytes of activations of one picture: the peak on a GPU; elsewhere four times the largest module's output."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        G(z, label)
+        G(*inputs)
         torch.cuda.synchronize(device)
         return max(1, torch.cuda.max_memory_allocated(device) - before)
     largest = 1
@@ -54,7 +73,7 @@ def _measured(G: Any, z: Any, label: Any, device: torch.device) -> int:
 
     hooks = [module.register_forward_hook(look) for module in G.modules()]
     try:
-        G(z, label)
+        G(*inputs)
     finally:
         for hook in hooks:
             hook.remove()

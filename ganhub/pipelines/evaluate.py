@@ -26,7 +26,8 @@ from ganhub.engine import Job
 from ganhub.errors import BadInput
 from ganhub.metrics import distances, path_length, snapshots
 from ganhub.metrics.features import IDS, Features, load_features
-from ganhub.pipelines.generate import Events, Run, _answers, _load, _loading, _Source
+from ganhub.pipelines._work import answers_of, loading
+from ganhub.pipelines.generate import Events, Run, _load, _Source
 from ganhub.pipelines.requests import MAX_PSI, Progress, Request, number, whole
 from ganhub.registry import Checkpoint, PathSource
 
@@ -165,10 +166,10 @@ def _features(
     where = f" at psi {psi:g}" if len(request.psis) > 1 else ""
     jobs = _jobs(source, request, psi, labels, list(range(request.count)))
     done = 0
-    with closing(_answers(source.engine, jobs)) as answers:
+    with closing(answers_of(source.engine, jobs)) as answers:
         for pixels in answers:
             if pixels is None:
-                yield _loading(source.engine, source.row) if not done else _so_far(done, request.count, where, began)
+                yield loading(source.engine, source.row) if not done else _so_far(done, request.count, where, began)
                 continue
             held.append(pixels)
             done += 1
@@ -190,7 +191,7 @@ def _drawn(
 ) -> Events[list[np.ndarray]]:
     """The pictures of a few seeds, once more."""
     pictures = []
-    with closing(_answers(source.engine, _jobs(source, request, psi, labels, seeds))) as answers:
+    with closing(answers_of(source.engine, _jobs(source, request, psi, labels, seeds))) as answers:
         for pixels in answers:
             if pixels is None:
                 yield Progress(0, 0, "Drawing the nearest pairs")
@@ -214,7 +215,7 @@ def _path_length(
             for w in path_length.steps(ws)
         )
         images = []
-        with closing(_answers(source.engine, jobs)) as answers:
+        with closing(answers_of(source.engine, jobs)) as answers:
             for image in answers:
                 if image is not None:
                     images.append(image)

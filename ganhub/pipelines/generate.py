@@ -12,20 +12,18 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
 
-import ganhub
-from ganhub import hub, imaging
+from ganhub import imaging
 from ganhub.engine import Job
 from ganhub.errors import BadInput, EngineError
 from ganhub.latents import Latents, load_latents, parse_layers, parse_seeds, path, truncate, z_from_seeds
 from ganhub.latents import mix as mix_styles
+from ganhub.pipelines._work import answers_of, imaged, load, loading, provenance
 from ganhub.pipelines.requests import (
     GenerateRequest,
     GenerateResult,
@@ -47,11 +45,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 Events = Generator[Progress, None, R]
 Run = Iterator[Progress | R]  # the last one is the result
-
-WINDOW = 32
-"""Jobs of one request in the engine at a time: enough to fill its batches, little enough to keep memory flat."""
-PATIENCE = 0.5
-"""Seconds between signs of life while a picture is awaited; a Stop is seen at each."""
 
 
 def generate(engine: Engine, request: GenerateRequest) -> Run[GenerateResult]:
@@ -126,38 +119,14 @@ class _Source:
         """z [N, z_dim] -> truncated ws [N, num_ws, w_dim]."""
         how = {"label": request.label, "psi": request.psi if psi is None else psi, "cutoff": request.cutoff}
         jobs = (self.job(request, "map", z=row, **how) for row in z)
-        return np.stack([ws for ws in _answers(self.engine, jobs) if ws is not None])
+        return np.stack([ws for ws in answers_of(self.engine, jobs) if ws is not None])
 
     def provenance(self, request: Request, **own: Any) -> dict[str, Any]:
-        about = {
-            "ganhub": ganhub.__version__,
-            "task": request.task,
-            "checkpoint": self.row.id,
-            "title": self.row.title,
-            "sha256": self.sha256,
-            "license": self.row.license,
-            **request.parameters(),
-            "precision": self.facts["precision"],
-            **own,
-            "generated": True,
-            "notice": "AI-generated",
-        }
-        if self.row.credit:
-            about["credit"] = self.row.credit
-        return about
+        how = {**request.parameters(), "precision": self.facts["precision"], **own}
+        return provenance(request.task, self.row, self.sha256, how)
 
     def picture(self, pixels: np.ndarray, provenance: dict[str, Any], name: str) -> Picture:
         return imaged(imaging.to_pil(pixels), provenance, f"{self.row.id}_{name}")
-
-
-def imaged(image: Image.Image, provenance: dict[str, Any], name: str) -> Picture:
-    """A picture whose provenance is also in `image.info`, where PNG encoders find it."""
-    image.info.update(imaging.png_text(provenance))
-    return Picture(image, provenance, name)
-
-
-_facts: WeakKeyDictionary[Any, dict[tuple[str, str | None], dict[str, Any]]] = WeakKeyDictionary()
-"""What engines have told of their checkpoints: a second request must not wait its turn twice."""
 
 
 def _open(engine: Engine, request: Request) -> Generator[Progress, None, _Source]:
@@ -168,35 +137,8 @@ def _open(engine: Engine, request: Request) -> Generator[Progress, None, _Source
 
 
 def _load(engine: Engine, request: Request) -> Generator[Progress, None, _Source]:
-    row = engine.registry.find(request.checkpoint)
-    known = _facts.setdefault(engine, {})
-    facts = known.get((row.id, request.precision))
-    if facts is None:
-        yield Progress(0, 0, f"Opening {row.title}")
-        job = Job(row.id, "describe", {}, visitor=request.visitor, precision=request.precision)
-        with closing(_answers(engine, [job])) as answers:
-            for answer in answers:
-                if answer is None:
-                    yield _loading(engine, row)
-                else:
-                    facts = known[row.id, request.precision] = answer
-    assert facts is not None, "a job is answered or fails"
-    return _Source(engine, row, row.sha256 or hub.status(row).sha256 or "", facts)
-
-
-def _loading(engine: Engine, row: Checkpoint) -> Progress:
-    """How far the engine is with a checkpoint."""
-    status = engine.status()
-    state: dict[str, Any] = next((s for s in status["loading"] if s["checkpoint"] == row.id), {})
-    if not state:
-        return Progress(0, 0, f"Waiting, {status['waiting']} in the queue")
-    done, total = state.get("done") or 0, state.get("total") or row.bytes or 0
-    if state.get("stage") != "fetch" or not done:
-        return Progress(0, 0, f"Opening {row.title}")
-    speed = state.get("speed")
-    words = f"Fetching {row.title}: {done / 1e6:.0f} of {total / 1e6:.0f} MB"
-    words += f", {speed / 1e6:.1f} MB/s" if speed else ""
-    return Progress(done, total, words, seconds_left=state.get("seconds_left"))
+    row, sha256, facts = yield from load(engine, request.checkpoint, request.precision, request.visitor)
+    return _Source(engine, row, sha256, facts)
 
 
 def _fits(row: Checkpoint, facts: dict[str, Any], request: Request) -> None:
@@ -221,56 +163,6 @@ def _fits(row: Checkpoint, facts: dict[str, Any], request: Request) -> None:
         )
 
 
-def _answers(engine: Engine, jobs: Iterable[Job]) -> Generator[Any, None, None]:
-    """Results in the order of the jobs, and None as a sign of life while one is awaited.
-
-    At most WINDOW jobs are in the engine, sent many at a time so that they share batches; where it takes fewer (a
-    full queue, a visitor's limit) the next ones are sent when own ones end. Closing cancels the rest.
-    """
-    source = iter(jobs)
-    held: deque[Job] = deque()
-    waiting: deque[Any] = deque()
-    try:
-        while True:
-            if len(waiting) <= WINDOW // 2:
-                held.extend(islice(source, max(0, WINDOW - len(waiting) - len(held))))
-                _send(engine, held, waiting)
-            if not waiting:
-                return
-            try:
-                answer = waiting[0].result(timeout=PATIENCE)
-            except TimeoutError:
-                yield None
-            else:
-                waiting.popleft()
-                yield answer
-    finally:
-        for ticket in waiting:
-            ticket.cancel()
-
-
-def _send(engine: Engine, held: deque[Job], waiting: deque[Any]) -> None:
-    """Move jobs into the engine, as many as it takes.
-
-    Raises:
-        EngineError: it takes none, and none of ours is inside whose end would make room.
-    """
-    size = len(held)  # all together, else one by one
-    while held:
-        try:
-            waiting.extend(engine.submit_all(list(islice(held, size))))
-        except EngineError as error:
-            refused = error.code in ("queue_full", "visitor_limit")
-            if not refused or (size == 1 and not waiting):
-                raise
-            if size == 1:
-                return
-            size = 1
-        else:
-            for _ in range(size):
-                held.popleft()
-
-
 def _pictures(
     source: _Source, jobs: Iterable[Job], about: Iterable[tuple[dict[str, Any], str]], total: int
 ) -> Events[None]:
@@ -280,11 +172,11 @@ def _pictures(
     left = None
     yield Progress(0, total, "Making the first picture")
     details = iter(about)
-    with closing(_answers(source.engine, jobs)) as answers:
+    with closing(answers_of(source.engine, jobs)) as answers:
         for pixels in answers:
             if pixels is None:
                 waiting = Progress(done, total, f"{done} of {total} pictures", seconds_left=left)
-                yield waiting if done else _loading(source.engine, source.row)
+                yield waiting if done else loading(source.engine, source.row)
                 continue
             provenance, name = next(details)
             done += 1

@@ -15,7 +15,7 @@ import gradio as gr
 
 from ganhub import hub
 from ganhub.imaging import grid
-from ganhub.pipelines.generate import imaged
+from ganhub.pipelines._work import imaged
 from ganhub.pipelines.requests import MAX_PSI, NOISE_MODES, PRECISIONS, InterpolateResult, Result
 from ganhub.tabs import Context
 from ganhub.tabs._settings import AUTO, DEFAULTS, MAKES, RUNS, request_of_settings

@@ -9,11 +9,11 @@ def warnings(measured: dict[str, Any], logged: dict[str, float]) -> list[str]:
     """Sentences about a snapshot.
 
     Args:
-        measured: as in `metrics.jsonl`; may be empty.
+        measured: as in `metrics.jsonl`; may be empty, or of a recipe that draws nothing from seeds.
         logged: the last line of `log.jsonl`.
     """
     said = []
-    if measured:
+    if "recall" in measured:
         near, own = measured["nearest_1_percent"], measured["real_nearest_1_percent"]
         if near < own / 2:
             said.append(

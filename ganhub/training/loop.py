@@ -138,7 +138,7 @@ def train(
         if first:
             ship(G, trainer.family, out / "G.safetensors", recipe=trainer.recipe, kimg=trainer.seen / 1000,
                  seed=trainer.settings.seed)  # fmt: skip
-            grid(G).save(out / "grid.png")
+            sheet_of(trainer, G).save(out / "grid.png")
             run.close(trainer.seen)
     return G
 
@@ -154,7 +154,7 @@ def snapshot(
     networks = {part: Network(type(net).__name__, net.config, half(net)) for part, net in parts.items()}
     facts = {"family": trainer.family, "recipe": trainer.recipe, "kimg": trainer.seen / 1000}
     checkpoint.save(run.out / f"snapshot-{name}.safetensors", networks, facts)
-    sheet = grid(G)
+    sheet = sheet_of(trainer, G)
     sheet.save(run.out / f"grid-{name}.png")
     run.show("samples", sheet, trainer.seen)
     measured = measure(G) if measure else {}
@@ -353,6 +353,11 @@ def grid(G: Any, columns: int = 10, rows: int = 8, scale: int = 1, **how: Any) -
     sheet = pictures.view(rows, columns, height, width, channels).transpose(1, 2)
     sheet = sheet.reshape(rows * height, columns * width, channels).squeeze(2)
     return Image.fromarray(sheet.numpy()).resize((columns * width * scale, rows * height * scale))
+
+
+def sheet_of(trainer: Trainer, G: Any) -> Image.Image:
+    """What a snapshot shows: the recipe's own sheet, or pictures of seeds."""
+    return trainer.sheet(G) if hasattr(trainer, "sheet") else grid(G)
 
 
 def lerp(average: nn.Module, network: nn.Module, steps: int, decay: float) -> None:

@@ -75,13 +75,16 @@ def run(recipe: ModuleType, name: str, arguments: list[str]) -> Path:
     import torch
 
     torch.set_flush_denormal(True)
-    data = PictureSet(given.data) if given.data else recipe.own_data()
+    if hasattr(recipe, "open_data"):
+        data = recipe.open_data(given.data, settings)
+    else:
+        data = PictureSet(given.data) if given.data else recipe.own_data()
     trainer = recipe.Trainer(settings, data, Workers(given.device))
     if given.resume:
         for part, words in trainer.transfer(_checkpoint(given.resume)).items():
             print(f"{part}: {words} from {given.resume}", file=sys.stderr)
-    measure = None
-    if given.measure:
+    measure = getattr(trainer, "measure", None)
+    if given.measure and measure is None:
         from ganhub.metrics import snapshots
 
         measure = snapshots.measure(data, given.measure, given.out / "nearest.png", given.features)
