@@ -167,7 +167,6 @@ def test_refusals_of_real_files(shared):
     phrases = {
         "weights/negative_samples/git-lfs-pointer.generator.pth": "Git LFS pointer",
         "reference/projector/vgg16_stub.pt": "TorchScript",
-        "reference/charcnnrnn/small_birds_icml.t7": "Torch7",
         "reference/stackgan2/filenames.pickle": "no tensors",
     }
     for file, phrase in phrases.items():

@@ -43,7 +43,7 @@ class RawCheckpoint:
 
     Args:
         name: file name, for messages.
-        format: `ganhub`, `safetensors`, `torch`, `nvidia-torch`, `nvidia-tf` or `numpy`.
+        format: `ganhub`, `safetensors`, `torch`, `torch7`, `nvidia-torch`, `nvidia-tf` or `numpy`.
         networks: by their place in the file.
         extra: everything else in it that is plain data, JSON-able.
         sha256: of the file.

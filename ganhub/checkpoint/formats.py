@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from ganhub.checkpoint import numpy_files, torch_files
+from ganhub.checkpoint import numpy_files, torch7, torch_files
 from ganhub.checkpoint.machine import Machine
 from ganhub.checkpoint.networks import Content, content_of
 from ganhub.checkpoint.nodes import Budget
@@ -55,8 +55,6 @@ def refuse_others(data: memoryview) -> None:
         raise CheckpointError("is a web page, not a checkpoint; the address gave an error or a sign-in page")
     if text.startswith((b"{", b"[")):
         raise CheckpointError("is a text file (JSON), not a checkpoint")
-    if head[:8] in (b"\3\0\0\0\1\0\0\0", b"\4\0\0\0\1\0\0\0"):
-        raise CheckpointError("is a Torch7 file (.t7), which is not read yet")
     if b"ustar" in head[257:265]:
         raise CheckpointError("is a tar archive (torch before 0.1.10, or a packed folder), which is not read")
 
@@ -78,6 +76,8 @@ def parse(data: memoryview, budget: Budget) -> Content:
         if not any(name.rpartition("/")[2] == "data.pkl" for name in names):
             raise CheckpointError("is a zip archive without torch's or NumPy's data in it")
         return content_of(torch_files.read_zip(archive, budget), "torch", budget)
+    if head in torch7.STARTS:
+        return content_of(torch7.read(data, budget), "torch7", budget)
     if head.startswith(numpy_files.MAGIC):
         return content_of(numpy_files.read_npy(data, budget), "numpy", budget)
     if head[0] not in _PICKLE_STARTS:

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ganhub.checkpoint.nodes import Array, Budget, DType, Persistent, Shell, Storage, Tensor, Text, Token
+from ganhub.checkpoint.nodes import Array, Budget, DType, Instance, Persistent, Shell, Storage, Tensor, Text, Token
 from ganhub.checkpoint.raw_bytes import numbers
 from ganhub.errors import CheckpointError, UnsafeCheckpoint
 
@@ -113,7 +113,8 @@ class _Walk:
             self.budget.spend("values", len(tensors))
             if path in networks:
                 raise CheckpointError("is damaged: two groups of tensors in it have the same name")
-            networks[path] = Part(tensors=without_prefixes(tensors))
+            class_name = value.class_name if type(value) is Instance else ""
+            networks[path] = Part(class_name, tensors=without_prefixes(tensors))
         if not isinstance(value, dict) and len(rest) == len(items):
             return list(rest.values())
         return rest

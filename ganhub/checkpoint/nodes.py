@@ -65,6 +65,16 @@ class Shell(dict):
         self.kind = kind
 
 
+class Instance(dict):
+    """A table of a Torch7 class."""
+
+    __slots__ = ("class_name",)
+
+    def __init__(self, class_name: str):
+        super().__init__()
+        self.class_name = class_name
+
+
 def shown(text: object) -> str:
     """Text of a file for a message: short, printable, in quotes."""
     plain = str(text)[:80].encode("ascii", "backslashreplace").decode("ascii")
