@@ -11,14 +11,19 @@ torchmetrics is installed, which have the first two variants and not the third. 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganhub.errors import BadInput
+from ganhub import checkpoint, hub, models
+from ganhub.errors import BadInput, FetchError
+from ganhub.registry import Registry
+
+if TYPE_CHECKING:
+    from ganhub.models.lpips import LPIPS
 
 VARIANTS = {
     "wang": "Gaussian of 11x11, sigma 1.5, windows inside the picture (Wang et al., 2004): MATLAB's and BasicSR's",
@@ -110,6 +115,51 @@ def sharpness(picture: np.ndarray, true: np.ndarray, *, border: int = 0) -> floa
     if energies[1] < 1e-9:
         raise BadInput("The true picture is one flat colour, so there is no detail to compare with; choose another.")
     return energies[0] / energies[1]
+
+
+def load_lpips(registry: Registry, name: str = "alex") -> LPIPS:
+    """LPIPS v0.1 from files that are on this machine; nothing is downloaded, because its networks are large.
+
+    Args:
+        name: `alex`, of the tables, or `vgg`.
+
+    Raises:
+        BadInput: there is no such LPIPS.
+        FetchError: a file is not here (`offline`); says the command that fetches it.
+        CheckpointError: a file is damaged.
+    """
+    from ganhub.models.lpips import LPIPS
+
+    if name not in ("alex", "vgg"):
+        raise BadInput(f"There is no LPIPS '{name[:40]}'; there are alex and vgg.")
+    heads = registry.find(f"lpips-{name}")
+    trunk = registry.find(heads.components["features"])
+    away = [row for row in (heads, trunk) if not hub.status(row).on_disk]
+    if away:
+        size = sum(row.bytes or 0 for row in away) / 1e6
+        raise FetchError(f"LPIPS needs `ganhub pull {heads.id}`, which fetches {size:.0f} MB.", "offline")
+    parts = [models.read(checkpoint.read(hub.fetch(row), sha256=row.sha256), row.family) for row in (trunk, heads)]
+    return LPIPS(*parts)
+
+
+@torch.no_grad()
+def lpips(a: np.ndarray, b: np.ndarray, network: Any, *, border: int = 0) -> float:
+    """How different two pictures look to a network that has learned to see: 0 for equal ones.
+
+    Args:
+        a, b: uint8 [H, W, 1 or 3].
+        network: what `load_lpips` gave.
+
+    Raises:
+        BadInput: as `psnr`, or the pictures are too small for the network.
+    """
+    pair = _pair(a, b, border, y=False)
+    least = network.trunk.least
+    if min(pair[0].shape[:2]) < least:
+        raise BadInput(f"A picture for LPIPS has at least {least} pixels a side; compare larger ones.")
+    device = next(network.parameters()).device
+    x, y = (torch.from_numpy(p).permute(2, 0, 1)[None].float().expand(-1, 3, -1, -1).to(device) / 255 for p in pair)
+    return float(network(x, y))
 
 
 def imresize(picture: np.ndarray, scale: float | None = None, *, size: tuple[int, int] | None = None) -> np.ndarray:
