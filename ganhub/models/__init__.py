@@ -8,16 +8,18 @@ A family file holds the networks and four functions; nothing else has to be edit
     prepare(network, precision) -> nn.Module   optional: a faster form of the same network for inference
 
 `part` is `G` (the averaged generator where a file has one) or `D`. A network carries `config`, a JSON-able dict
-with which `build` makes it again. Generators of pictures follow the protocol `Generator`.
+with which `build` makes it again. Generators of pictures follow the protocol `Generator`, networks that enlarge them
+the protocol `Upscaler`.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 from functools import cache
 from types import ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,23 @@ class Generator(Protocol):
 
     def __call__(self, z: Tensor, c: Tensor | None = None, **kwargs: Any) -> Tensor:
         """z [N, z_dim], c one-hot [N, c_dim] -> pictures [N, img_channels, H, W] in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class Upscaler(Protocol):
+    """What the engine and the pipelines know of a network that makes pictures larger."""
+
+    config: dict[str, Any]
+    scale: int
+    img_channels: int
+    reach: int
+    """Pixels of the input by which one pixel of the output can see; 0 where that is unknown or the whole picture."""
+    multiple: int
+    """Both sides of the input must be multiples of this."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [N, img_channels, h, w] in [0, 1] -> [N, img_channels, h * scale, w * scale], nominally in [0, 1]."""
         ...
 
 
@@ -152,6 +171,28 @@ def prepare(name: str, network: nn.Module, precision: str) -> nn.Module:
     if precision != "exact":
         raise CheckpointError(f"The family '{name}' has no fast form; use the exact one.")
     return network
+
+
+def blend(a: nn.Module, b: nn.Module, weight: float) -> nn.Module:
+    """A network between two of one architecture: `1 - weight` of the first, `weight` of the second.
+
+    "Deep Network Interpolation" (Wang et al., 2019, https://arxiv.org/abs/1811.10515), which is how Real-ESRGAN sets
+    its denoising strength. Both are plain forms, which stay as they are.
+
+    Raises:
+        CheckpointError: the networks differ in more than their weights.
+    """
+    first, second = (cast(dict[str, Any], network.config) for network in (a, b))
+    if type(a) is not type(b) or first != second:
+        keys = [k for k in {**first, **second} if first.get(k) != second.get(k)]
+        what = f"they differ in {', '.join(keys)}" if keys else f"one is {type(a).__name__}, one {type(b).__name__}"
+        raise CheckpointError(f"These two networks cannot be blended: {what}; choose two of the same architecture.")
+    blended, other = copy.deepcopy(a), b.state_dict()
+    with torch.no_grad():
+        for key, tensor in blended.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.lerp_(other[key], weight)
+    return blended
 
 
 def parameter_bytes(network: nn.Module) -> int:
