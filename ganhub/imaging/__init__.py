@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ganhub.imaging.bands import PictureWriter, Resampler, open_picture, output_format
 from ganhub.imaging.photos import Photo, read_photo
 from ganhub.imaging.provenance import encode_image, png_text, read_provenance, save_image
 from ganhub.imaging.sheets import cross_grid, grid, labelled_grid, strip
@@ -15,6 +16,8 @@ from ganhub.imaging.video import VideoWriter, write_video
 
 __all__ = [
     "Photo",
+    "PictureWriter",
+    "Resampler",
     "Upload",
     "VideoWriter",
     "cells",
@@ -23,6 +26,8 @@ __all__ = [
     "grid",
     "labelled_grid",
     "load_image",
+    "open_picture",
+    "output_format",
     "png_text",
     "read_photo",
     "read_provenance",

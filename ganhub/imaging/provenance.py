@@ -57,10 +57,27 @@ def png_text(provenance: dict[str, Any]) -> dict[str, str]:
     return {KEY: to_json(provenance), XMP_KEY: XMP}
 
 
+def png_info(provenance: dict[str, Any] | None) -> PngInfo:
+    """The text chunks as Pillow writes them."""
+    chunks = PngInfo()
+    for key, text in png_text(provenance).items() if provenance else ():
+        if key == XMP_KEY:
+            chunks.add_itxt(key, text)
+        else:
+            chunks.add_text(key, text)
+    return chunks
+
+
 def encode_image(
-    image: Image.Image | np.ndarray, format: str = "png", provenance: dict[str, Any] | None = None
+    image: Image.Image | np.ndarray,
+    format: str = "png",
+    provenance: dict[str, Any] | None = None,
+    profile: bytes | None = None,
 ) -> bytes:
     """A file's bytes: `png` and `webp` lossless, `jpg` at quality 95 without chroma subsampling.
+
+    Args:
+        profile: the ICC profile that the colours are of; None is sRGB.
 
     Raises:
         BadInput: an unknown format, or a picture that the format cannot hold.
@@ -70,20 +87,14 @@ def encode_image(
     if kind is None:
         raise BadInput(f"Pictures are written as png, jpg or webp, not as '{format[:20]}'.")
     picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image).squeeze())
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"icc_profile": profile}
     if kind == "PNG":
-        chunks = PngInfo()
-        for key, text in png_text(provenance).items() if provenance else ():
-            if key == XMP_KEY:
-                chunks.add_itxt(key, text)
-            else:
-                chunks.add_text(key, text)
-        options = {"pnginfo": chunks, "compress_level": 6}
+        options |= {"pnginfo": png_info(provenance), "compress_level": 6}
     else:
         if provenance:
             exif = Image.Exif()
             exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"ASCII\0\0\0" + to_json(provenance).encode()
-            options = {"exif": exif, "xmp": XMP.encode()}
+            options |= {"exif": exif, "xmp": XMP.encode()}
         options |= {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True}
     out = io.BytesIO()
     try:
