@@ -12,13 +12,14 @@ from ganhub.imaging.photos import Photo, read_photo
 from ganhub.imaging.provenance import encode_image, png_text, read_provenance, save_image
 from ganhub.imaging.sheets import cross_grid, grid, labelled_grid, strip
 from ganhub.imaging.uploads import Upload, load_image, read_upload
-from ganhub.imaging.video import VideoWriter, write_video
+from ganhub.imaging.video import VideoSource, VideoWriter, write_video
 
 __all__ = [
     "Photo",
     "PictureWriter",
     "Resampler",
     "Upload",
+    "VideoSource",
     "VideoWriter",
     "cells",
     "cross_grid",
