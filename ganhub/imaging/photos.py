@@ -147,11 +147,12 @@ def _split(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     key = image.info.get("transparency")
     if isinstance(key, tuple) and max(key) > 255:  # of a 16-bit picture, which Pillow holds in 8
         image.info["transparency"] = tuple(value >> 8 for value in key)
-    if image.has_transparency_data:
-        pixels = np.asarray(image.convert("LA" if grey else "RGBA"))
-        return np.ascontiguousarray(pixels[..., :-1]), np.ascontiguousarray(pixels[..., -1])
-    pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels.reshape(image.height, image.width, -1), None
+    alpha = image.has_transparency_data
+    pixels = np.asarray(image.convert(("L" if grey else "RGB") + "A" * alpha)).reshape(image.height, image.width, -1)
+    colours = pixels[..., :-1] if alpha else pixels
+    if image.mode == "P" and (colours == colours[..., :1]).all():  # which GIF has for grey as well
+        colours = colours[..., :1]
+    return np.ascontiguousarray(colours), np.ascontiguousarray(pixels[..., -1]) if alpha else None
 
 
 def _grey16(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
