@@ -244,12 +244,14 @@ def row_of(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
         except ValueError as error:
             raise BadInput(f"{about} is no JSON ({error}); it was damaged, so train again or remove it.") from error
     raw = checkpoint.read(file)
+    family = models.detect(raw)
+    enlarges = isinstance(models.read(raw, family), models.Upscaler)
     name = path.name if path.is_dir() else path.stem
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "file"
     row = Checkpoint(
         id=f"local-{slug}",
-        task=("generate",),
-        family=models.detect(raw),
+        task=("upscale" if enlarges else "generate",),
+        family=family,
         source=PathSource(path=str(file.resolve())),
         sha256=raw.sha256,
         title=name,
