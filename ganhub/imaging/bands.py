@@ -260,6 +260,7 @@ class Resampler:
         self._reach = LANCZOS_REACH * max(1.0, self._scale) + 1
         self._held: np.ndarray | None = None
         self._top = 0  # the first row that is held
+        self._received = 0
         self._done = 0  # rows given out
 
     def add(self, rows: np.ndarray) -> np.ndarray:
@@ -268,12 +269,13 @@ class Resampler:
         Raises:
             ValueError: rows of another width, or more than the source has.
         """
+        there = self._received + len(rows)
+        if rows.shape[1] != self.source[0] or there > self.source[1]:
+            raise ValueError(f"{rows.shape} after {self._received} rows of {self.source}")
+        self._received = there
         if self.source == self.target:
             return rows
         self._held = rows if self._held is None else np.concatenate([self._held, rows])
-        there = self._top + len(self._held)
-        if rows.shape[1] != self.source[0] or there > self.source[1]:
-            raise ValueError(f"{rows.shape} after {there - len(rows)} rows of {self.source}")
         ready = self.target[1]
         if there < self.source[1]:
             ready = max(self._done, int((there - self._reach) / self._scale + 0.5))
