@@ -129,8 +129,11 @@ def read(raw: RawCheckpoint, name: str | None = None, part: str = "G", **config:
     return network.float().eval().requires_grad_(False)
 
 
-def load_strictly(network: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+def load_strictly(network: nn.Module, tensors: dict[str, Tensor], name: str, assign: bool = False) -> None:
     """`load_state_dict` that names the first tensor that does not fit.
+
+    With `assign` the network takes copies for its own tensors, so that it can be built on the device `meta`: then no
+    memory is spent on what a file merely pretends to hold.
 
     Raises:
         CheckpointError: a tensor is missing, foreign or of another shape.
@@ -149,7 +152,9 @@ def load_strictly(network: nn.Module, tensors: dict[str, Tensor], name: str) -> 
         raise CheckpointError(
             f"{name} does not fit {type(network).__name__}: {what}" + (f" (and {more} more)." if more else ".")
         )
-    network.load_state_dict(tensors)
+    if assign:
+        tensors = {key: tensors[key].to(value.dtype, copy=True) for key, value in own.items()}
+    network.load_state_dict(tensors, assign=assign)
 
 
 def header(name: str, network: nn.Module, part: str) -> dict[str, Any]:

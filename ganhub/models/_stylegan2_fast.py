@@ -10,7 +10,6 @@ stay in float32.
 from __future__ import annotations
 
 import copy
-from functools import cache
 from math import sqrt
 from typing import Any, cast
 
@@ -20,23 +19,13 @@ from torch import Tensor, nn
 
 from ganhub.errors import CheckpointError
 from ganhub.models import stylegan2 as plain
-from ganhub.models._fast_conv import Winograd, convolve2d, fixed_conv
+from ganhub.models._fast_conv import Winograd, bfloat16_pays, convolve2d, fixed_conv
 from ganhub.models._ops import ACTIVATIONS, bias_act, upsample2d
 from ganhub.models._stylegan2_layers import FullyConnected
 
 _SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": 0.2}
 _PIXELS_PER_CHANNEL = 16
 """From so many pixels per input channel on, scaling the weights costs less than scaling the activations."""
-
-
-@cache
-def bfloat16_pays(kind: str) -> bool:
-    """A device of this kind multiplies in bfloat16 faster than in float32."""
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if kind != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class Layer(nn.Module):

@@ -55,11 +55,14 @@ class Prepared(nn.Module):
         self.config, self.scale, self.img_channels = network.config, network.scale, network.img_channels
         self.reach, self.multiple = network.reach, network.multiple
         layers: list[Any] = list(network.body)
-        self.first = _upscale.First(layers[0], dtype, _slopes(layers[1]))
+        self.first = _upscale.First(*_upscale.parts(layers[0]), dtype, _slopes(layers[1]))
         self.body = nn.Sequential(
-            *(_upscale.Conv(layers[i], dtype, _slopes(layers[i + 1])) for i in range(2, len(layers) - 1, 2))
+            *(
+                _upscale.Conv(*_upscale.parts(layers[i]), dtype, _slopes(layers[i + 1]))
+                for i in range(2, len(layers) - 1, 2)
+            )
         )
-        self.last = _upscale.Conv(layers[-1], dtype)
+        self.last = _upscale.Conv(*_upscale.parts(layers[-1]), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         high = self.last(self.body(self.first(x))).to(x.dtype)
@@ -84,6 +87,8 @@ def _config(tensors: dict[str, Tensor]) -> dict[str, Any] | None:
     """Config from shapes, None where they are those of no compact network."""
     places = {int(m[1]) for key in tensors if (m := re.fullmatch(r"body\.(\d+)\.(weight|bias)", key))}
     last = max(places, default=0)
+    if last > 2 * len(tensors):
+        return None
     weights = [tensors.get(f"body.{n}.weight") for n in range(0, last + 1, 2)]
     if len(weights) < 2 or last % 2 or any(w is None or w.shape[2:] != (3, 3) for w in weights):
         return None
@@ -115,8 +120,10 @@ def read(raw: RawCheckpoint, part: str = "G", **config: Any) -> nn.Module:
     if found is None:
         raise CheckpointError(f"{raw.name} is no compact network: its tensors are not a chain of 3x3 convolutions.")
     choice = {"activation"} if found["activation"] != "prelu" else set()
-    network = build(part, _upscale.agreed(raw.name, found, config, choice))
-    load_strictly(network, tensors, raw.name)
+    facts = _upscale.agreed(raw.name, found, config, choice)
+    with torch.device("meta"):
+        network = build(part, facts)
+    load_strictly(network, tensors, raw.name, assign=True)
     return network
 
 
@@ -127,4 +134,4 @@ def build(part: str, config: dict[str, Any]) -> nn.Module:
 def prepare(network: nn.Module, precision: str) -> nn.Module:
     """`exact`: float32; `fast`: bfloat16, sums with the enlarged input in float32."""
     assert isinstance(network, Compact), "only a plain form is prepared"
-    return Prepared(network, _upscale.dtype_of(precision))
+    return Prepared(network, _upscale.dtype_of(precision, network))

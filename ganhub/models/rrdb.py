@@ -114,8 +114,8 @@ class PreparedDense(nn.Module):
     def __init__(self, block: DenseBlock, dtype: torch.dtype, gain: float = 1.0):
         super().__init__()
         convs = [getattr(block, f"conv{n}") for n in range(1, 5)]
-        self.grow = nn.ModuleList(_upscale.Conv(conv, dtype, _SLOPE) for conv in convs)
-        self.last = _upscale.Conv(block.conv5, dtype, gain=_RESIDUAL * gain)
+        self.grow = nn.ModuleList(_upscale.Conv(*_upscale.parts(conv), dtype, _SLOPE) for conv in convs)
+        self.last = _upscale.Conv(*_upscale.parts(block.conv5, gain=_RESIDUAL * gain), dtype)
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         seen = x
@@ -143,12 +143,12 @@ class Prepared(nn.Module):
         super().__init__()
         self.config, self.scale, self.img_channels = network.config, network.scale, network.img_channels
         self.reach, self.multiple = network.reach, network.multiple
-        self.first = _upscale.First(network.conv_first, dtype)
+        self.first = _upscale.First(*_upscale.parts(network.conv_first), dtype)
         self.body = nn.Sequential(*(PreparedResidual(block, dtype) for block in network.body))  # type: ignore[arg-type]
-        self.after = _upscale.Conv(network.conv_body, dtype)
+        self.after = _upscale.Conv(*_upscale.parts(network.conv_body), dtype)
         self.ups = nn.Sequential(*(_upscale.enlarged(factor, conv, dtype, _SLOPE) for factor, conv in network.ups()))
-        self.hr = _upscale.Conv(network.conv_hr, dtype, _SLOPE)
-        self.last = _upscale.Last(network.conv_last, dtype)
+        self.hr = _upscale.Conv(*_upscale.parts(network.conv_hr), dtype, _SLOPE)
+        self.last = _upscale.Last(*_upscale.parts(network.conv_last), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.first(smaller(x, self.multiple))
@@ -223,8 +223,10 @@ def read(raw: RawCheckpoint, part: str = "G", **config: Any) -> nn.Module:
     if config.get("scale") == 3 and found["ups"] == [2] and found["unshuffle"] == 1:
         found["ups"] = [3]
     scale = math.prod(found["ups"]) // found["unshuffle"]
-    network = build(part, _upscale.agreed(raw.name, {**found, "scale": scale}, config, set()))
-    load_strictly(network, tensors, raw.name)
+    facts = _upscale.agreed(raw.name, {**found, "scale": scale}, config, set())
+    with torch.device("meta"):
+        network = build(part, facts)
+    load_strictly(network, tensors, raw.name, assign=True)
     return network
 
 
@@ -235,4 +237,4 @@ def build(part: str, config: dict[str, Any]) -> nn.Module:
 def prepare(network: nn.Module, precision: str) -> nn.Module:
     """`exact`: float32; `fast`: bfloat16, with the picture in and out in float32."""
     assert isinstance(network, RRDBNet), "only a plain form is prepared"
-    return Prepared(network, _upscale.dtype_of(precision))
+    return Prepared(network, _upscale.dtype_of(precision, network))
