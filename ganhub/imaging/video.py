@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -96,7 +96,7 @@ class VideoSource:
                 f"{self.file.name} lasts {self.duration:.0f} seconds; the limit is {max_seconds:g}. Cut it first."
             )
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Generator[np.ndarray, None, None]:
         from imageio_ffmpeg import get_ffmpeg_exe
 
         width, height = self.size
