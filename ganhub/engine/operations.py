@@ -239,6 +239,11 @@ def _check_upscale(item: Item, facts: Facts) -> None:
         raise BadInput(f"The depth is {item.get('depth')!r}; choose 8, 16 or 32 bits.")
 
 
+def _kind_of_pixels(item: Item) -> Hashable:
+    pixels = item.get("pixels")
+    return (pixels.shape, pixels.dtype.str) if isinstance(pixels, np.ndarray) else None
+
+
 LEVELS = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
 DEPTHS: dict[int, Any] = {8: np.uint8, 16: np.uint16, 32: np.float32}
 
@@ -269,6 +274,6 @@ OPERATIONS: dict[str, Operation] = {
     "map": Operation(_check_map, lambda item: None, _run_map),
     "synthesize": Operation(_check_synthesize, _noise_mode, _run_synthesize),
     "render": Operation(_check_synthesize, _noise_mode, _run_render),
-    "upscale": Operation(_check_upscale, lambda item: (item["pixels"].shape, str(item["pixels"].dtype)), _run_upscale),
+    "upscale": Operation(_check_upscale, _kind_of_pixels, _run_upscale),
     "generate": Operation(_check_generate, _noise_mode, _run_generate),
 }

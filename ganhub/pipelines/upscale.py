@@ -139,7 +139,7 @@ class _Plan:
         return self.facts["scale"]
 
 
-def upscale(engine: Engine, request: UpscaleRequest) -> Iterator[Any]:
+def upscale(engine: Engine, request: UpscaleRequest) -> Generator[Any, None, None]:
     """Progress in tiles, then the result.
 
     Raises:
@@ -317,12 +317,12 @@ def spans(length: int, tile: int, overlap: int, fade: int = 0, multiple: int = 1
 
     The tiles at the rim see exactly what the whole picture sees there: they are moved inwards, never padded.
     """
-    window = min(length, tile + 2 * overlap)
-    if window >= length and begin == 0:
+    if length <= tile + 2 * overlap and begin == 0:
         return [Span(0, length, (0, length))]
     count = math.ceil((length - begin) / tile)
     step = math.ceil((length - begin) / count)
     step += -step % multiple
+    window = min(length, step + 2 * overlap)
     starts = list(range(begin, length, step))
     if fade and len(starts) > 1 and length - starts[-1] < 2 * fade:  # too narrow to be faded on both sides
         starts.pop()
@@ -402,7 +402,7 @@ def _tiles(engine: Engine, plan: _Plan, down: list[Span], across: list[Span]) ->
                 if colour is None:
                     yield None
             if grey:
-                colour = colour @ LUMA if colour.shape[2] == 3 else colour[..., 0]
+                colour = colour.clip(0, 1) @ LUMA if colour.shape[2] == 3 else colour[..., 0]
                 colour = colour[..., None]
             if plan.alpha is not None:
                 alpha = None
@@ -412,7 +412,7 @@ def _tiles(engine: Engine, plan: _Plan, down: list[Span], across: list[Span]) ->
                     alpha = next(answers)
                     if alpha is None:
                         yield None
-                alpha = (alpha @ LUMA)[..., None] if alpha.shape[2] == 3 else alpha[..., :1]
+                alpha = (alpha.clip(0, 1) @ LUMA)[..., None] if alpha.shape[2] == 3 else alpha[..., :1]
                 if colour.dtype != np.float32:
                     alpha = _levels(alpha, colour.dtype)
                 colour = np.concatenate([colour, alpha.astype(colour.dtype)], 2)
