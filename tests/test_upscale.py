@@ -154,12 +154,12 @@ def test_odd_sizes(engine, name, size):
 
 
 def test_transparency_is_enlarged_beside_the_colours(engine):
-    alpha = np.full((70, 90), 255, np.uint8)
-    alpha[:, 60:] = 0
+    alpha = np.full((70, 200), 255, np.uint8)
+    alpha[:, 120:] = 0
     alpha[:30, :30] = np.arange(30) * 8
-    result = run(engine, "x4", dataclasses.replace(photo(), alpha=alpha), tile=32)
-    assert result.pixels.shape == (280, 360, 4)
-    assert np.array_equal(result.pixels[..., :3], run(engine, "x4", photo(), tile=32).pixels)
+    result = run(engine, "x4", dataclasses.replace(photo(width=200), alpha=alpha), tile=32)
+    assert result.pixels.shape == (280, 800, 4)
+    assert np.array_equal(result.pixels[..., :3], run(engine, "x4", photo(width=200), tile=32).pixels)
     grey = plain("x4", Photo(alpha[..., None].repeat(3, 2))).clip(0, 1) @ np.array([0.299, 0.587, 0.114])
     shape = result.pixels[:100, :100, 3]  # in tiles that are not all of one opacity
     assert np.abs(shape - grey[:100, :100] * 255).max() <= 1
