@@ -41,6 +41,7 @@ def train(
             print(f"  {name:12} {line}")
         print("\n`ganhub train RECIPE --help` lists the options of a recipe.")
         return
+    recipe = recipe.replace("-", "_")
     if recipe not in known:
         raise BadInput(f"There is no recipe '{recipe[:40]}'; there are {', '.join(known)}.")
     from ganhub.training import options

@@ -145,6 +145,25 @@ class TextEncoder(nn.Module):
         return self.emb_proj(self.rnn(x.transpose(1, 2)))
 
 
+class PictureEncoder(nn.Module):
+    """Pictures [N, C, H, W] in [-1, 1] -> embeddings [N, dim]: what a text encoder of this project learned beside.
+
+    Config: `channels` of the pictures; `widths` of its convolutions, each of which halves the sides; `dim`.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        for before, width in zip([config["channels"], *config["widths"]], config["widths"], strict=False):
+            layers += [nn.Conv2d(before, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        self.body = nn.Sequential(*layers)
+        self.project = nn.Linear(config["widths"][-1], config["dim"])
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.project(self.body(pictures).mean(dim=(2, 3)))
+
+
 def detect(raw: RawCheckpoint) -> bool:
     if raw.format == "torch7":
         return len(_modules(raw, "TemporalConvolution")) == 3
@@ -187,7 +206,7 @@ def read(raw: RawCheckpoint, part: str = "G", **config: Any) -> nn.Module:
 
 
 def build(part: str, config: dict[str, Any]) -> nn.Module:
-    return TextEncoder(config)
+    return PictureEncoder(config) if part == "pictures" else TextEncoder(config)
 
 
 def prepare(network: nn.Module, precision: str) -> nn.Module:

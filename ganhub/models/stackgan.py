@@ -230,7 +230,7 @@ def _verdict(width: int) -> nn.Sequential:
 
 def detect(raw: RawCheckpoint) -> bool:
     keys = {key for network in raw.networks.values() for key in network.tensors}
-    mine = ("h_net1.fc.0.weight", "img_code_s16.0.weight", "img_code_s4.0.weight", "img_code_s8.0.weight")
+    mine = ("h_net1.fc.0.weight", *(f"img_code_s{factor}.0.weight" for factor in (2, 4, 8, 16)))
     return any(key.endswith(mine) for key in keys) or _stackgan_v1.detect(keys)
 
 
@@ -253,7 +253,7 @@ def read(raw: RawCheckpoint, part: str = "G", **config: Any) -> nn.Module:
 
 
 def build(part: str, config: Config) -> nn.Module:
-    if part != "G":
+    if part.startswith("D"):
         return Discriminator(config)
     if config.get("version") == 1:
         return _stackgan_v1.Generator(config)

@@ -81,7 +81,7 @@ def run(recipe: ModuleType, name: str, arguments: list[str]) -> Path:
         data = PictureSet(given.data) if given.data else recipe.own_data()
     trainer = recipe.Trainer(settings, data, Workers(given.device))
     if given.resume:
-        for part, words in trainer.transfer(_checkpoint(given.resume)).items():
+        for part, words in trainer.transfer(checkpoint_file(given.resume)).items():
             print(f"{part}: {words} from {given.resume}", file=sys.stderr)
     measure = getattr(trainer, "measure", None)
     if given.measure and measure is None:
@@ -93,7 +93,7 @@ def run(recipe: ModuleType, name: str, arguments: list[str]) -> Path:
     return given.out
 
 
-def _checkpoint(name: str) -> Path:
+def checkpoint_file(name: str) -> Path:
     """The file of a path or of an id of the registry."""
     if Path(name).exists():
         return Path(name)

@@ -1,0 +1,383 @@
+"""Trains a StackGAN-v2: pictures of several sizes at once, with sentences or without.
+
+    ganhub train stackgan --data SET.zip --encoder runs/words/G.safetensors --out runs/stack
+
+"StackGAN++" (Zhang et al., 2017, arXiv:1710.10916): a discriminator for every stage, which judges whether a picture is
+real and whether it fits its sentence; the divergence of the conditioning augmentation from a standard normal
+distribution; and, between neighbouring stages, the difference of the mean and the covariance of their colours.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from ganhub import checkpoint, models
+from ganhub.data.captions import CaptionedSet
+from ganhub.data.dataset import PictureSet
+from ganhub.errors import BadInput
+from ganhub.models import stackgan
+from ganhub.training import loop
+from ganhub.training.augment import Augment
+from ganhub.training.char_cnn_rnn import as_input, one_hot, places, split
+from ganhub.training.options import checkpoint_file, option
+from ganhub.training.pair import ADA_KIMG, autocast, side
+from ganhub.training.workers import Workers
+
+KIMG, SNAP = 2000, 25
+
+
+@dataclass(frozen=True)
+class Settings:
+    encoder: str = option("", "text encoder, a file or an id of the registry; none for pictures without sentences")
+    captions: str = option("", "table `file,caption`, or folder of CLASS/NAME.txt; beside the set by default")
+    stages: int = option(3, "sizes of pictures; the last is that of the set, each other half of the next")
+    z_dim: int = option(100, "width of the latent")
+    code_dim: int = option(128, "width of the code that sentences become")
+    ngf: int = option(64, "channels of G before the first picture; every further stage halves them")
+    ndf: int = option(64, "channels of the discriminators' first layers")
+    residuals: int = option(2, "residual blocks of every further stage")
+    batch: int = option(24, "pictures of a step, over all processes")
+    lr_g: float = option(2e-4, "learning rate of G")
+    lr_d: float = option(2e-4, "learning rate of the discriminators")
+    uncond: float = option(1.0, "weight of whether a picture is real, beside whether it fits")
+    kl: float = option(2.0, "weight of the conditioning augmentation's divergence")
+    color: float = option(0.0, "weight of the difference of colours between stages; the paper has 50 without sentences")
+    ema: float = option(0.999, "share of the average of G's weights that a step keeps")
+    mirror: bool = option(False, "show half of the real pictures mirrored")
+    aug: str = option("noaug", "ada: what the discriminators see is augmented, as far as needed; or noaug")
+    augpipe: str = option("bgc", "which augmentations: blit, geom, color, filter, noise, cutout, bg, bgc, ..., bgcfnc")
+    target: float = option(0.6, "ada keeps the mean sign of the last discriminator on real pictures here")
+    hold_out: int = option(10, "keep every so many-th picture, and its sentences, for validation")
+    precision: str = option("auto", "float32 or bfloat16")
+    seed: int = option(0, "of weights and draws")
+
+
+def open_data(path: Path, settings: Settings) -> PictureSet:
+    return CaptionedSet(path, settings.captions) if settings.encoder else PictureSet(path)
+
+
+class Trainer:
+    """Everything that a state of the training holds, and one step."""
+
+    recipe = family = "stackgan"
+
+    def __init__(self, settings: Settings, data: PictureSet, workers: Workers | None = None):
+        self.settings = s = settings
+        self.workers = workers or Workers()
+        device = self.workers.device
+        size = side(data, least=8)
+        first = size >> max(s.stages - 1, 0)
+        if s.stages < 1 or first < 8:
+            raise BadInput(f"--stages is {s.stages}; the first of them must have 8 pixels, and the last has {size}.")
+        if data.channels != 3:
+            raise BadInput(f"{data.path} holds grey pictures; StackGAN draws colours.")
+        if s.aug not in ("ada", "noaug"):
+            raise BadInput(f"--aug is '{s.aug}'; choose ada or noaug.")
+        if s.batch % self.workers.count or s.batch // self.workers.count < 2:
+            raise BadInput(f"A batch of {s.batch} leaves fewer than two pictures for each process.")
+        self.dtype = autocast(s.precision, device)
+        self.data = data
+        self.trained, self.held_out = split(len(data), s.hold_out)
+        self.shown = torch.from_numpy(data.pictures()).permute(0, 3, 1, 2).contiguous()
+        self.embeddings, self.texts = embedded(s.encoder, data, device)
+        torch.manual_seed(s.seed)
+        self.G: Any = _plain(stackgan.build("G", self._config(first)), device)
+        code_dim = s.code_dim if self.text else 0
+        sizes = [first << k for k in range(s.stages)]
+        self.Ds = [
+            _plain(stackgan.build("D", {"width": s.ndf, "img_size": n, "code_dim": code_dim}), device) for n in sizes
+        ]
+        self.average = copy.deepcopy(self.G).requires_grad_(False)
+        betas = (0.5, 0.999)
+        self.opt_g = torch.optim.Adam(self.G.parameters(), lr=s.lr_g, betas=betas, fused=True)
+        self.opts = [torch.optim.Adam(D.parameters(), lr=s.lr_d, betas=betas, fused=True) for D in self.Ds]
+        self.augment = Augment(s.augpipe).to(device) if s.aug == "ada" else None
+        self.seen = 0
+        self._sow(s.seed * self.workers.count + self.workers.rank)
+
+    @property
+    def text(self) -> bool:
+        """Pictures have sentences."""
+        return bool(self.settings.encoder)
+
+    def _config(self, first: int) -> dict[str, Any]:
+        s = self.settings
+        ups = first.bit_length() - 3
+        widths = [[s.ngf << (ups - 1 - k) for k in range(ups)]]
+        widths += [[max(2, s.ngf >> k)] for k in range(1, s.stages)]
+        return {
+            "z_dim": s.z_dim, "text_dim": self.embeddings[0].shape[1] if self.text else 0,
+            "code_dim": s.code_dim if self.text else s.z_dim, "start": s.ngf << ups, "widths": widths,
+            "residuals": [s.residuals] * (s.stages - 1),
+        }  # fmt: skip
+
+    def _sow(self, seed: int) -> None:
+        torch.manual_seed(seed)  # augmentation
+        self.rng = torch.Generator().manual_seed(seed)
+
+    def real(self, chosen: list[int]) -> list[Tensor]:
+        """Real pictures of all sizes, half of them mirrored if asked for."""
+        x = as_input(self.shown[chosen])
+        if self.settings.mirror:
+            turned = torch.rand(len(x), 1, 1, 1, generator=self.rng) < 0.5
+            x = torch.where(turned, x.flip(3), x)
+        x = x.to(self.workers.device)
+        return [F.avg_pool2d(x, 1 << k) for k in reversed(range(self.settings.stages))]
+
+    def draw(self, n: int) -> tuple[list[int], list[int], Tensor | None]:
+        """Pictures, others that none of the sentences stand for, and the sentences' embeddings [n, text_dim]."""
+        index = torch.randint(len(self.trained), (2, n), generator=self.rng)
+        chosen, wrong = ([self.trained[i] for i in row] for row in index.tolist())
+        if not self.text:
+            return chosen, wrong, None
+        which = [int(torch.randint(len(self.texts[i]), (), generator=self.rng)) for i in chosen]
+        for at, (i, k) in enumerate(zip(chosen, which, strict=True)):
+            others = int(index[1, at])
+            for further in range(len(self.trained)):  # the next one that the sentence does not stand for
+                wrong[at] = self.trained[(others + further) % len(self.trained)]
+                if self.texts[i][k] not in self.texts[wrong[at]]:
+                    break
+        return chosen, wrong, torch.stack([self.embeddings[i][k] for i, k in zip(chosen, which, strict=True)])
+
+    def noise(self, n: int, width: int) -> Tensor:
+        return torch.randn(n, width, generator=self.rng).to(self.workers.device)
+
+    def step(self) -> dict[str, Tensor]:
+        s, n = self.settings, self.settings.batch // self.workers.count
+        chosen, others, embedding = self.draw(n)
+        real, wrong = self.real(chosen), self.real(others)
+        z = self.noise(n, s.z_dim)
+        code = mu = logvar = None
+        with self.autocast():
+            if embedding is not None:
+                code, mu, logvar = self.G.condition(embedding.to(z.device), self.noise(n, s.code_dim))
+            fake = [x.float() for x in self.G.paint(z, z if code is None else code)]
+        seen = None if mu is None else mu.float().detach()
+        losses, signs = [], []
+        for stage, D in enumerate(self.Ds):
+            with self.autocast():
+                of_real, of_wrong, of_fake = (self._scores(D, x[stage].detach(), seen) for x in (real, wrong, fake))
+            losses.append(loss_of_d(of_real, of_wrong, of_fake, s.uncond))
+            signs.append([of_real[-1].detach().sign().mean(), of_fake[-1].detach().sign().mean()])
+            self._descend(D, self.opts[stage], losses[-1])
+
+        for D in self.Ds:
+            D.requires_grad_(False)
+        doubt = torch.zeros((), device=z.device)
+        for stage, D in enumerate(self.Ds):
+            with self.autocast():
+                scores = self._scores(D, fake[stage], None if mu is None else mu.float())
+            doubt = doubt + loss_of_g(scores, s.uncond)
+        loss_g, figures = doubt, {}
+        if mu is not None and logvar is not None:
+            figures["loss_kl"] = divergence(mu.float(), logvar.float())
+            loss_g = loss_g + s.kl * figures["loss_kl"]
+        if s.color and s.stages > 1:
+            figures["loss_color"] = color_difference(fake)
+            loss_g = loss_g + s.color * figures["loss_color"]
+        self._descend(self.G, self.opt_g, loss_g)
+        for D in self.Ds:
+            D.requires_grad_(True)
+
+        self.seen += s.batch
+        loop.lerp(self.average, self.G, self.seen // s.batch, s.ema)
+        sign_real, sign_fake = signs[-1]
+        figures |= {"loss_d": torch.stack(losses).sum(), "loss_g": doubt}
+        figures |= {"sign_real": sign_real, "sign_fake": sign_fake}
+        if self.augment is not None:
+            surer = torch.sign(self.workers.mean(sign_real) - s.target)
+            self.augment.p.add_(surer * s.batch / (ADA_KIMG * 1000)).clamp_(0, 1)
+            figures["p"] = self.augment.p.clone()
+        return figures
+
+    def _scores(self, D: Any, pictures: Tensor, code: Tensor | None) -> list[Tensor]:
+        shown = pictures if self.augment is None else self.augment(pictures)
+        return [score.float() for score in D.scores(shown, code)]
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.workers.device.type, self.dtype, enabled=self.dtype is not None)
+
+    def _descend(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.workers.average_gradients(network.parameters())
+        optimizer.step()
+
+    def said(self, count: int, rng: torch.Generator) -> Tensor:
+        """Embeddings [count, text_dim] of sentences that are trained on."""
+        chosen = [self.trained[i] for i in torch.randint(len(self.trained), (count,), generator=rng).tolist()]
+        which = [int(torch.randint(len(self.texts[i]), (), generator=rng)) for i in chosen]
+        return torch.stack([self.embeddings[i][k] for i, k in zip(chosen, which, strict=True)])
+
+    @torch.no_grad()
+    def averaged(self, batches: int = 20) -> Any:
+        """The averaged generator, its BatchNorm statistics measured anew: those of the training lag behind it."""
+        G = copy.deepcopy(self.average)
+        for layer in G.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.reset_running_stats()
+                layer.momentum = None  # a plain mean over the batches
+        rng, device = torch.Generator().manual_seed(self.settings.seed), self.workers.device
+        G.train()
+        for _ in range(batches):
+            z = torch.randn(32, G.z_dim, generator=rng).to(device)
+            if self.text:
+                noise = torch.randn(32, G.code_dim, generator=rng).to(device)
+                G.stages(z, self.said(32, rng).to(device), noise)
+            else:
+                G.stages(z)
+        return G.eval()
+
+    def measure(self, G: Any) -> dict[str, Any]:
+        """Distances of 1000 pictures to the real ones; with sentences, those of the held-out ones."""
+        from ganhub.metrics import snapshots
+
+        return snapshots.measure(self.data, 1000)(Spoken(G, self.heard()) if self.text else G)
+
+    def heard(self) -> Tensor:
+        """Embeddings [N, text_dim] of the first sentences of the held-out pictures."""
+        return torch.stack([self.embeddings[i][0] for i in self.held_out]).to(self.workers.device)
+
+    def sheet(self, G: Any) -> Image.Image:
+        """With sentences a row for each of eight held-out ones, a column for each latent."""
+        if not self.text:
+            return loop.grid(G)
+        rows = self.heard()[:: max(1, len(self.held_out) // 8)][:8]
+        return loop.grid(Spoken(G, rows.repeat_interleave(8, 0)), columns=8, rows=len(rows))
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"G_train": self.G, **{f"D{stage}": D for stage, D in enumerate(self.Ds)}}
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"G": self.G, "average": self.average, "opt_g": self.opt_g}
+        parts |= {f"D{stage}": D for stage, D in enumerate(self.Ds)}
+        return parts | {f"opt_d{stage}": opt for stage, opt in enumerate(self.opts)}
+
+    def state(self) -> dict[str, Any]:
+        p = None if self.augment is None else self.augment.p
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {**parts, "seen": self.seen, "p": p, "rng": self.rng.get_state(), "torch_rng": torch.get_rng_state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.seen = state["seen"]
+        if self.augment is not None and state["p"] is not None:
+            self.augment.p.copy_(state["p"])
+        if self.workers.first:
+            self.rng.set_state(state["rng"])
+            torch.set_rng_state(state["torch_rng"])
+        else:
+            self._sow(self.settings.seed + self.seen * self.workers.count + self.workers.rank)
+
+    def transfer(self, file: Path) -> dict[str, str]:
+        """Takes over the generator of a checkpoint, and its discriminators where it has them.
+
+        Raises:
+            CheckpointError: the file cannot be read, or its networks have other layers.
+            BadInput: it is of another family.
+        """
+        raw = checkpoint.read(file)
+        family = models.detect(raw)
+        if family != self.family:
+            raise BadInput(f"{file} is of the family '{family}'; --resume takes one of '{self.family}' here.")
+        tensors = models.read(raw, family, "G").state_dict()
+        for network in (self.G, self.average):
+            models.load_strictly(network, tensors, str(file))
+        taken = {"G": f"{len(tensors)} tensors"}
+        for stage, D in enumerate(self.Ds):
+            if f"D{stage}" in raw.networks:
+                models.load_strictly(D, models.read(raw, family, f"D{stage}").state_dict(), str(file))
+                taken[f"D{stage}"] = f"{len(D.state_dict())} tensors"
+        return taken
+
+
+class Spoken(nn.Module):
+    """A text generator as one of latents alone: the sentences [N, text_dim] come in turn, without noise."""
+
+    c_dim = w_dim = num_ws = 0
+    z_distribution = "normal"
+
+    def __init__(self, G: Any, embeddings: Tensor):
+        super().__init__()
+        self.G, self.embeddings = G, embeddings
+        self.z_dim, self.img_size, self.img_channels = G.z_dim, G.img_size, G.img_channels
+        self.next = 0
+
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        turn = (torch.arange(len(z)) + self.next) % len(self.embeddings)
+        self.next += len(z)
+        return self.G(z, self.embeddings[turn.to(self.embeddings.device)])
+
+
+def embedded(encoder: str, data: PictureSet, device: torch.device) -> tuple[list[Tensor], list[list[str]]]:
+    """Embeddings [sentences, text_dim] of every picture's sentences, and those; empty without an encoder."""
+    if not encoder:
+        return [], []
+    assert isinstance(data, CaptionedSet)
+    network = models.read(checkpoint.read(checkpoint_file(encoder)), "char_cnn_rnn").to(device)
+    texts = sorted({text for captions in data.captions for text in captions})
+    found: dict[str, Tensor] = {}
+    with torch.inference_mode():
+        for at in range(0, len(texts), 64):
+            block = texts[at : at + 64]
+            out = network(one_hot(torch.stack([places(text) for text in block])).to(device)).cpu()
+            found |= dict(zip(block, out, strict=True))
+    return [torch.stack([found[text] for text in captions]).clone() for captions in data.captions], data.captions
+
+
+def loss_of_d(real: list[Tensor], wrong: list[Tensor], fake: list[Tensor], uncond: float) -> Tensor:
+    """What a discriminator loses with its scores. A real picture with a wrong sentence is real and does not fit."""
+    if len(real) == 1:
+        return F.softplus(-real[0]).mean() + F.softplus(fake[0]).mean()
+    fits = F.softplus(-real[0]).mean() + F.softplus(wrong[0]).mean() + F.softplus(fake[0]).mean()
+    is_real = F.softplus(-real[1]).mean() + F.softplus(-wrong[1]).mean() + F.softplus(fake[1]).mean()
+    return fits + uncond * is_real
+
+
+def loss_of_g(fake: list[Tensor], uncond: float) -> Tensor:
+    """What G loses with a discriminator's scores of its pictures."""
+    first = F.softplus(-fake[0]).mean()
+    return first if len(fake) == 1 else first + uncond * F.softplus(-fake[1]).mean()
+
+
+def divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """Of normal distributions [N, code_dim] from the standard one, by number: the mean, not the sum."""
+    return (mu.square() + logvar.exp() - 1 - logvar).mean() / 2
+
+
+def color_difference(stages: list[Tensor]) -> Tensor:
+    """Difference of the colours' mean and, five times, covariance between each stage and the one before, which is
+    not moved by it. Of the last three stages, as in the authors' code."""
+    total = torch.zeros((), device=stages[-1].device)
+    for small, large in list(zip(stages, stages[1:], strict=False))[-2:]:
+        (mean, covariance), (mean_0, covariance_0) = _colors(large), _colors(small.detach())
+        total = total + F.mse_loss(mean, mean_0) + 5 * F.mse_loss(covariance, covariance_0)
+    return total
+
+
+def _colors(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    pixels = pictures.flatten(2)
+    mean = pixels.mean(dim=2, keepdim=True)
+    apart = pixels - mean
+    return mean, apart @ apart.transpose(1, 2) / pixels.shape[2]
+
+
+def _plain(network: nn.Module, device: torch.device) -> Any:
+    """Orthogonal weights, as the authors begin with."""
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.orthogonal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(layer.weight, 1.0, 0.02)
+    return network.to(device).to(memory_format=torch.channels_last).train()
