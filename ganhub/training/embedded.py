@@ -3,9 +3,10 @@
     ganhub data prepare POMOLOGICAL --out DIR/fruit.zip --crop page --smallest 42 --label fruit
     ganhub data prepare PORTRAITS/original --out DIR/portraits.zip --crop face --smallest 38 \\
         --labels PORTRAITS/labels.csv
+    cp CC0PHOTOS/*.jpg FLOWERS/images/*.jpg DIR/photos
     python -m ganhub.training.embedded --data DIR [--runs runs] [--only dcgan-fruit-64] [--kimg N] [--device cuda]
 
-POMOLOGICAL and PORTRAITS are folders of pictures with their `labels.csv`; the digits come with scikit-learn. Each
+POMOLOGICAL and PORTRAITS are folders of pictures with their `labels.csv`, DIR/photos is one of photographs; the digits come with scikit-learn. Each
 training goes on from its state in `--runs` where there is one. Then the file in `ganhub/embedded`, the sheet of
 samples in `docs/models` and the fields of its row (printed) are written. `eyes` is trained on whole pictures, since
 `--crop face` needs it: it wants `--portraits` and `--others`, and is passed over without them.
@@ -30,7 +31,7 @@ from ganhub import checkpoint, imaging, models
 from ganhub.data.dataset import PictureSet, write_set
 from ganhub.errors import BadInput, GanHubError, TrainingError
 from ganhub.metrics import snapshots
-from ganhub.training import dcgan, features, loop, mlp_gan, stylegan2
+from ganhub.training import dcgan, features, loop, mlp_gan, srgan, stylegan2
 from ganhub.training.workers import Workers
 
 PACKAGE = Path(__file__).parent.parent
@@ -63,6 +64,8 @@ class Stage:
     data: str | None = None
     size: int | None = None  # halve the pictures down to this
     settings: dict[str, Any] = field(default_factory=dict)
+    run: str | None = None
+    """Its run folder, where another checkpoint has the same stage."""
 
 
 def gan(*stages: Stage) -> Callable[[Given, Path], Path]:
@@ -72,9 +75,11 @@ def gan(*stages: Stage) -> Callable[[Given, Path], Path]:
         origin: Path | None = None
         for stage in stages:
             last = stage is stages[-1]
-            folder = out if last else out.with_name(f"{out.name}-{stage.size}")
-            data = _set(stage, given)
-            trainer = stage.recipe.Trainer(stage.recipe.Settings(**stage.settings), data, Workers(given.device))
+            folder = out if last else out.with_name(stage.run or f"{out.name}-{stage.size}")
+            settings = stage.recipe.Settings(**stage.settings)
+            data = _set(stage, given, settings)
+            trainer = stage.recipe.Trainer(settings, data, Workers(given.device))
+            measure = getattr(trainer, "measure", None) or snapshots.measure(data, MEASURED, folder / "nearest.png")
             if origin and not (folder / "state.pt").exists():
                 trainer.transfer(origin)
             images = round((given.kimg if last and given.kimg else stage.kimg) * 1000)
@@ -86,7 +91,7 @@ def gan(*stages: Stage) -> Callable[[Given, Path], Path]:
                 data=data,
                 resume=True,
                 origin=str(origin) if origin else None,
-                measure=snapshots.measure(data, MEASURED, folder / "nearest.png"),
+                measure=measure,
             )
             if trainer.seen < images:
                 raise TrainingError(f"{folder} was stopped; the same command goes on from there.")
@@ -117,6 +122,7 @@ def eyes(given: Given, out: Path) -> Path:
 
 
 BALANCED = {"mirror": True, "balance": True, "fewest": 60}  # half of the fruit are apples
+PHOTOS = {"shrink": 0.7}
 LIGHT = {"preset": "light", "mirror": True}
 SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
     "mlp-gan-digits": gan(Stage(mlp_gan, 4000)),
@@ -144,14 +150,21 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
         Stage(stylegan2, 120, "portraits", 32, LIGHT),
         Stage(stylegan2, 1000, "portraits", settings=LIGHT),
     ),
+    "srresnet-x4": gan(Stage(srgan, 120, "photos", settings={**PHOTOS, "pretrain": 400.0})),
+    "srgan-x4": gan(
+        Stage(srgan, 120, "photos", settings={**PHOTOS, "pretrain": 400.0}, run="srresnet-x4"),
+        Stage(srgan, 90, "photos", settings={**PHOTOS, "pretrain": 0.0}),
+    ),
     "features-small": small_features,
     "eyes": eyes,
 }
 
 
-def _set(stage: Stage, given: Given) -> PictureSet:
+def _set(stage: Stage, given: Given, settings: Any) -> Any:
     if stage.data is None:
         return stage.recipe.own_data()
+    if hasattr(stage.recipe, "open_data"):
+        return stage.recipe.open_data(given.data / stage.data, settings)
     data = PictureSet(given.data / f"{stage.data}.zip")
     return data if stage.size in (None, data.size[0]) else halved(data, stage.size, given.runs / "sets")
 
@@ -195,7 +208,7 @@ def sheet(G: Any) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of fruit.zip and portraits.zip")
+    parser.add_argument("--data", type=Path, required=True, help="folder of fruit.zip, portraits.zip and photos")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where trainings keep their states")
     parser.add_argument("--only", choices=SHIPPED, help="one of the checkpoints")
     parser.add_argument("--kimg", type=float, help="thousand pictures to show to D, in place of each recipe's number")
@@ -213,7 +226,9 @@ def main() -> None:
             shutil.copyfile(made, file)
             data = file.read_bytes()
             print(f"- id: {name}\n  sha256: {hashlib.sha256(data).hexdigest()}\n  bytes: {len(data)}")
-            G = models.read(checkpoint.read(file))  # as the hub will: halves and all
+            G: Any = models.read(checkpoint.read(file))  # as the hub will: halves and all
+            if hasattr(G, "scale"):
+                Image.open(args.runs / name / "grid.png").save(CARDS / f"{name}.jpg", quality=88)
             if hasattr(G, "z_dim"):
                 CARDS.mkdir(parents=True, exist_ok=True)
                 sheet(G).save(CARDS / f"{name}.png", optimize=True)
