@@ -29,7 +29,8 @@ from ganhub.tabs import _settings as settings
 from ganhub.tabs import _widgets as widgets
 
 TOOLS = {"list_checkpoints", "generate_one", "generate_sheet", "sweep_sheet", "mix_sheet", "interpolation_strip"}
-ENDPOINTS = TOOLS | {"generate", "sweep", "mix", "interpolate"}
+TOOLS |= {"list_upscalers", "upscale_one", "upscale_compare_sheet"}
+ENDPOINTS = TOOLS | {"generate", "sweep", "mix", "interpolate", "upscale", "upscale_compare"}
 
 
 @pytest.fixture(scope="module")

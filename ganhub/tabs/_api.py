@@ -17,6 +17,7 @@ from ganhub import hub
 from ganhub.imaging import grid
 from ganhub.pipelines._work import imaged
 from ganhub.pipelines.requests import MAX_PSI, NOISE_MODES, PRECISIONS, InterpolateResult, Result
+from ganhub.registry import Checkpoint
 from ganhub.tabs import Context
 from ganhub.tabs._settings import AUTO, DEFAULTS, MAKES, RUNS, request_of_settings
 from ganhub.tabs._widgets import licence_words, sentences, visitor, work_folder
@@ -117,6 +118,21 @@ def sheet_of(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     return call
 
 
+def described(row: Checkpoint) -> dict[str, Any]:
+    """What a program is told of a checkpoint."""
+    return {
+        "id": row.id,
+        "title": row.title,
+        "description": row.description,
+        "dataset": row.dataset,
+        "license": row.license,
+        "commercial_use": row.commercial_use,
+        "allowed": licence_words(row),
+        "on_disk": hub.status(row).on_disk,
+        "bytes": row.bytes,
+    }
+
+
 class Api:
     """What the endpoints do. The docstrings are what an agent reads; the names of the methods are the tools'."""
 
@@ -132,19 +148,7 @@ class Api:
             disk already and otherwise how many bytes have to be fetched first.
         """
         return [
-            {
-                "id": row.id,
-                "title": row.title,
-                "description": row.description,
-                "dataset": row.dataset,
-                "resolution": row.resolution,
-                "license": row.license,
-                "commercial_use": row.commercial_use,
-                "allowed": licence_words(row),
-                "on_disk": hub.status(row).on_disk,
-                "bytes": row.bytes,
-                "classes": list(row.class_names),
-            }
+            {**described(row), "resolution": row.resolution, "classes": list(row.class_names)}
             for row in self.context.registry.for_task("generate")
         ]
 

@@ -38,6 +38,9 @@ FAMILIES = {
     "sagan": "SAGAN",
     "stylegan2": "StyleGAN2",
     "stylegan3": "StyleGAN3",
+    "srresnet": "SRResNet",
+    "rrdb": "RRDBNet",
+    "compact": "Compact",
 }
 
 METRICS = {"fid50k": "FID (50k)", "fid": "FID", "kid": "KID", "precision": "Precision", "recall": "Recall"}
@@ -140,6 +143,9 @@ def card(row: Checkpoint, facts: dict[str, Any] | None = None) -> str:
     chips = [FAMILIES.get(row.family, row.family)]
     if height:
         chips.append(f"{width} × {height} px")
+    scale = (facts or {}).get("scale") or row.config.get("scale")
+    if scale:
+        chips.append(f"{scale}× larger")
     if facts and facts.get("c_dim"):
         chips.append(f"{facts['c_dim']} classes")
     if state.bytes or row.bytes:
