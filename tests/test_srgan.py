@@ -73,11 +73,9 @@ def test_patches_show_the_same_place(photos):
 
 def test_photos_are_made_small_as_matlab_does():
     picture = scene(0, (96, 64))
-    small = (
-        shrink(torch.from_numpy(picture).permute(2, 0, 1)[None].float(), 4)[0].permute(1, 2, 0).round().clamp(0, 255)
-    )
-    apart = np.abs(small.numpy() - imresize(picture, 1 / 4).astype(float))[1:-1, 1:-1]
-    assert apart.max() <= 1
+    small = shrink(torch.from_numpy(picture).permute(2, 0, 1)[None].float(), 4)[0].permute(1, 2, 0)
+    apart = np.abs(small.round().clamp(0, 255).numpy() - imresize(picture, 1 / 4).astype(float))[1:-1, 1:-1]
+    assert apart.max() <= 2 and apart.mean() < 0.2  # MATLAB rounds after each axis
 
 
 def test_degraded_patches():
@@ -150,7 +148,7 @@ def test_the_look_is_nought_for_equals_and_grows_with_the_difference():
     true = torch.from_numpy(scene(1, (64, 64))).permute(2, 0, 1)[None].float() / 255
     noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(0))
     far = [float(look((true + s * noise).clamp(0, 1), true)) for s in (0.0, 0.02, 0.1)]
-    assert far[0] == 0 and 0 < far[1] < far[2]
+    assert far[0] < 1e-5 and 1e-3 < far[1] < far[2]
 
 
 def test_the_command(folder, tmp_path):

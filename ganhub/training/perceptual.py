@@ -35,7 +35,21 @@ class SmallFeatures(nn.Module):
         return found
 
 
-FEATURES = {"small": SmallFeatures}
+class VGGFeatures(nn.Module):
+    """VGG-16 before its poolings, as the published SRGANs use such a network; half a gigabyte."""
+
+    name = "vgg16"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = _network(self.name)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Pictures [N, 3, H, W] in [0, 1] -> activations at five depths."""
+        return self.trunk(x)
+
+
+FEATURES: dict[str, Any] = {"small": SmallFeatures, "vgg": VGGFeatures}
 
 
 def _network(row_id: str) -> nn.Module:
@@ -49,7 +63,7 @@ class Perceptual(nn.Module):
     Every depth counts the same: its distance is divided by the mean activation of the true pictures there.
 
     Args:
-        features: `small`.
+        features: `small` or `vgg`.
 
     Raises:
         BadInput: there are no such features.
