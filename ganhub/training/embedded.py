@@ -8,8 +8,9 @@
 
 POMOLOGICAL and PORTRAITS are folders of pictures with their `labels.csv`, DIR/photos is one of photographs; the digits
 come with scikit-learn. Each training goes on from its state in `--runs` where there is one. Then the file in
-`ganhub/embedded`, the sheet of samples in `docs/models` and the fields of its row (printed) are written. `eyes` is trained on whole pictures, since
-`--crop face` needs it: it wants `--portraits` and `--others`, and is passed over without them.
+`ganhub/embedded`, the sheet of samples in `docs/models` and the fields of its row (printed) are written. `eyes` is
+trained on whole pictures, since `--crop face` needs it: it wants `--portraits` and `--others`, and is passed over
+without them.
 """
 
 from __future__ import annotations
