@@ -283,9 +283,10 @@ stylegan2-metfacesu-1024-nvidia stylegan2-afhqv2-512-nvidia stylegan2-lsundog-25
 stylegan2-ada-afhqcat-512-nvidia stylegan2-ada-afhqwild-512-nvidia stylegan2-ada-ffhq-1024-nvidia
 stylegan2-lhq-256-nvidia stylegan2-omniart stylegan2-transfer-ffhq-256 stylegan2-transfer-ffhq-512
 stylegan2-transfer-ffhq-1024 stylegan2-transfer-celebahq-256 stylegan2-transfer-lsundog-256
-stylegan2-ffhq-256-rosinality stylegan3-human-512 dcgan-mnist-huggan esrgan-x4 srgan-x4 srgan-x2 srgan-x8 srresnet-x4
-srresnet-x2 srresnet-x8 fran stackgan2-birds stackgan2-bedroom stackgan2-church stackgan2-dog stackgan2-cat
-stackgan-coco char-cnn-rnn-birds char-cnn-rnn-flowers char-cnn-rnn-coco clip-vit-b-32 clip-mobileclip2-s0
+stylegan2-ffhq-256-rosinality stylegan3-human-512 dcgan-mnist-huggan esrgan-x4 srgan-imagenet-x4 srgan-imagenet-x2
+srgan-imagenet-x8 srresnet-imagenet-x4 srresnet-imagenet-x2 srresnet-imagenet-x8 fran stackgan2-birds
+stackgan2-bedroom stackgan2-church stackgan2-dog stackgan2-cat stackgan-coco char-cnn-rnn-birds char-cnn-rnn-flowers
+char-cnn-rnn-coco clip-vit-b-32 clip-mobileclip2-s0
 """,
 )
 """Rows whose pages show no hash; their first download is recorded in weights.lock."""

@@ -9,7 +9,7 @@ A family file holds the networks and four functions; nothing else has to be edit
 
 `part` is `G` (the averaged generator where a file has one) or `D`. A network carries `config`, a JSON-able dict
 with which `build` makes it again. Generators of pictures follow the protocol `Generator`, networks that enlarge them
-the protocol `Upscaler`.
+the protocol `Upscaler`. A family with `TAKES_THE_REST = True` is asked only where no other knows a file.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def detect(raw: RawCheckpoint) -> str:
     """
     if raw.format == "ganhub" and "family" in raw.extra:
         return str(raw.extra["family"])
-    found = [name for name in FAMILIES if family(name).detect(raw)]
+    rest = [name for name in FAMILIES if getattr(family(name), "TAKES_THE_REST", False)]
+    found = [name for name in FAMILIES if name not in rest and family(name).detect(raw)]
+    found = found or [name for name in rest if family(name).detect(raw)]
     if len(found) == 1:
         return found[0]
     if found:

@@ -81,6 +81,25 @@ def reach(steps: list[tuple[str, int]]) -> int:
     return farthest
 
 
+def rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A kernel [C_out, C_in, k, k] in a smaller type, the sums over its places as they were.
+
+    Features are smooth and many have a mean far from 0, which large kernels of both signs cancel: what counts is the
+    error of the sum. So the error of each place is passed on to the next smaller one.
+    """
+    if dtype == weight.dtype:
+        return weight.to(dtype, memory_format=torch.channels_last)
+    taps = weight.flatten(2)
+    order = taps.abs().argsort(dim=2, descending=True)
+    taps = taps.gather(2, order)
+    coarse, error = torch.empty_like(taps, dtype=dtype), torch.zeros_like(taps[..., 0])
+    for place in range(taps.shape[2]):
+        wanted = taps[..., place] + error
+        coarse[..., place] = wanted.to(dtype)
+        error = wanted - coarse[..., place]
+    return torch.empty_like(coarse).scatter_(2, order, coarse).view(weight.shape).to(memory_format=torch.channels_last)
+
+
 class Conv(nn.Module):
     """act(conv(x) + other): x [N, C_in, h, w] -> [N, C_out, h, w], of the type of the weights.
 
@@ -94,26 +113,29 @@ class Conv(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, act: Act = None):
         super().__init__()
-        self.register_buffer("weight", weight.to(dtype, memory_format=torch.channels_last), persistent=False)
-        self.register_buffer("bias", bias.to(dtype), persistent=False)
+        self.register_buffer("weight", rounded(weight, dtype), persistent=False)
+        self.register_buffer("bias", bias, persistent=False)  # as it is: folded means are large, and cancel
+        self.large = dtype != bias.dtype and bool((bias.abs() > 1).any())
         self.padding = [weight.shape[-1] // 2] * 2
+        act = act.detach() if isinstance(act, Tensor) else act
         if isinstance(act, Tensor) and (act == act[0]).all():
             act = float(act[0])
-        slopes = act.detach().to(dtype) if isinstance(act, Tensor) else None
+        slopes = act.to(dtype) if isinstance(act, Tensor) else None
         self.act = None if isinstance(act, Tensor) else act
         self.register_buffer("slopes", slopes, persistent=False)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        if x.device.type == "cpu" and _fuses():
-            where: Any = (self.padding, [1, 1], [1, 1], 1)
-            if other is not None:
-                sums = torch.ops.mkldnn._convolution_pointwise.binary
-                return self._act(sums(x, other, self.weight, self.bias, *where, "add", 1.0, None, [], None))
-            name, numbers = ("leaky_relu", [self.act]) if isinstance(self.act, float) else ("none", [])
-            x = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *where, name, numbers, "")
-            return x if isinstance(self.act, float) else self._act(x)
-        x = F.conv2d(x, self.weight, self.bias, padding=self.padding)
-        return self._act(x if other is None else x.add_(other))
+        if x.device.type != "cpu" or not _fuses():
+            x = F.conv2d(x, self.weight, self.bias.to(x.dtype), padding=self.padding)
+            return self._act(x if other is None else x.add_(other))
+        where: Any = (self.padding, [1, 1], [1, 1], 1)
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        if other is not None and not self.large:
+            bias = self.bias.to(x.dtype)
+            return self._act(convolve.binary(x, other, self.weight, bias, *where, "add", 1.0, None, [], None))
+        fused = other is None and isinstance(self.act, float)
+        x = convolve(x, self.weight, self.bias, *where, *(("leaky_relu", [self.act]) if fused else ("none", [])), "")
+        return x if fused else self._act(x if other is None else x.add_(other))
 
     def _act(self, x: Tensor) -> Tensor:
         if self.slopes is not None:
@@ -144,7 +166,7 @@ class First(Conv):
         super().__init__(weight, bias, dtype, act)
         self.split = dtype != weight.dtype
         if self.split:
-            coarse = weight.to(dtype)
+            coarse = self.weight
             weight = torch.cat((coarse, coarse, (weight - coarse).to(dtype)), dim=1)
             self.weight = weight.contiguous(memory_format=torch.channels_last)
 
@@ -184,7 +206,7 @@ class Enlarged(nn.Module):
         assert layer.bias is not None, "an enlarging convolution has a bias"
         for dim in (2, 3):
             w = F.pad(w, (0, 1) if dim == 3 else (0, 0, 0, 1)) + F.pad(w, (1, 0) if dim == 3 else (0, 0, 1, 0))
-        w = w.flip((2, 3)).transpose(0, 1).to(dtype, memory_format=torch.channels_last)
+        w = rounded(w.flip((2, 3)).transpose(0, 1).float(), dtype)
         self.register_buffer("weight", w, persistent=False)
         self.register_buffer("bias", layer.bias.detach().to(dtype), persistent=False)
         self.slope = slope
