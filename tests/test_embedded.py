@@ -5,15 +5,19 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ganhub import checkpoint, hub, models
+from ganhub.metrics.pictures import validate
 from ganhub.registry import EmbeddedSource, load_registry
 from ganhub.training.embedded import CARDS, PACKAGE, SHIPPED, golden
 from ganhub.training.loop import draw
 
+EXAMPLES = PACKAGE / "tabs" / "examples"
 ROWS = [row for row in load_registry() if isinstance(row.source, EmbeddedSource)]
 each = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 GENERATORS = [row for row in ROWS if "generate" in row.task]
+UPSCALERS = [row for row in ROWS if "upscale" in row.task]
 each_generator = pytest.mark.parametrize("row", GENERATORS, ids=lambda row: row.id)
 
 
@@ -42,6 +46,17 @@ def test_seed_0_draws_the_golden_picture(row, network):
     assert row.golden["seed"] == 0
     difference = np.abs(np.array(golden(network)) - np.array(row.golden["cells"])).max()
     assert difference <= 1
+
+
+@pytest.mark.parametrize("row", UPSCALERS, ids=lambda row: row.id)
+def test_photos_come_out_nearer_to_the_truth_than_by_bicubic(row, network):
+    assert np.abs(np.array(golden(network)) - np.array(row.golden["cells"])).max() <= 1
+    for name in ("cat.png", "coffee.png"):
+        photo = np.asarray(Image.open(EXAMPLES / name).convert("RGB"))[:240, :240]
+        found = validate(network, [photo], network.scale)
+        least = 0.5 if row.id == "srresnet-x4" else 0.0
+        assert found["psnr_y"] > found["bicubic_psnr_y"] + least, name
+        assert found["sharpness"] > 1.5 * found["bicubic_sharpness"], name
 
 
 @each_generator

@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ganhub import checkpoint, imaging, models
@@ -197,8 +198,13 @@ def halved(data: PictureSet, size: int, folder: Path) -> PictureSet:
 
 
 def golden(G: Any) -> list[list[int]]:
-    """The picture of seed 0 as the mean colours of 4x4 cells."""
-    return imaging.cells(loop.draw(G, range(1))[0].numpy())
+    """The picture of seed 0 as the mean colours of cells; of a network that enlarges, enlarged noise of seed 0."""
+    if not hasattr(G, "scale"):
+        return imaging.cells(loop.draw(G, range(1))[0].numpy())
+    noise = torch.from_numpy(np.random.RandomState(0).rand(1, G.img_channels, 6, 6)).float()
+    with torch.no_grad():
+        large = G(noise)[0].clamp(0, 1).mul(255).round().byte()
+    return imaging.cells(large.permute(1, 2, 0).numpy(), 6)
 
 
 def sheet(G: Any) -> Image.Image:
@@ -230,6 +236,7 @@ def main() -> None:
             G: Any = models.read(checkpoint.read(file))  # as the hub will: halves and all
             if hasattr(G, "scale"):
                 Image.open(args.runs / name / "grid.png").save(CARDS / f"{name}.jpg", quality=88)
+                print(f"  golden: {{seed: 0, cells: {golden(G)}}}")
             if hasattr(G, "z_dim"):
                 CARDS.mkdir(parents=True, exist_ok=True)
                 sheet(G).save(CARDS / f"{name}.png", optimize=True)
