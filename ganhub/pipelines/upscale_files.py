@@ -105,7 +105,7 @@ def upscale_files(
     Raises:
         GanHubError: the checkpoint cannot be had; nothing that a single photo does.
     """
-    photos, folder = [Path(p) for p in photos], Path(folder)
+    paths, folder = [Path(p) for p in photos], Path(folder)
     done: list[tuple[str, Path]] = []
     failed: list[tuple[str, str]] = []
     notes: dict[str, tuple[str, ...]] = {}
@@ -113,8 +113,8 @@ def upscale_files(
     given = UpscaleRequest(checkpoint, NOTHING, **how)
     _, _, facts = yield from load(engine, checkpoint, given.precision, given.visitor)
     with _Archive(archive) as into:
-        for number, path in enumerate(photos):
-            place = f"{path.name} ({number + 1} of {len(photos)}): " if len(photos) > 1 else ""
+        for number, path in enumerate(paths):
+            place = f"{path.name} ({number + 1} of {len(paths)}): " if len(paths) > 1 else ""
             try:
                 photo = read_photo(path, max_pixels=max_pixels)
                 request = UpscaleRequest(checkpoint, photo, **how)
