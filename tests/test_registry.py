@@ -300,7 +300,7 @@ def test_rows_without_a_hash_are_these_alone():
 @pytest.mark.parametrize("row", REGISTRY, ids=[row.id for row in REGISTRY])
 def test_a_row_of_weights_yaml(row):
     assert row.title and row.credit or row.license == "unstated"
-    assert row.planned == (row.family not in FAMILIES)
+    assert row.planned == (row.family not in (*FAMILIES, "face_alignment"))  # which a library runs
     assert row.license != "nvidia-source-code-nc" or not row.commercial_use
     assert row.license != "unstated" or not row.commercial_use
     assert not row.paper or row.paper.startswith("https://")
