@@ -18,7 +18,7 @@ from ganhub.training import char_cnn_rnn, loop, stackgan
 from ganhub.training.workers import Workers
 
 COLORS = {"red": (210, 40, 30), "green": (40, 150, 30), "blue": (40, 60, 200)}
-WORDS = char_cnn_rnn.Settings(dim=16, width=16, picture_width=8, batch=12, hold_out=4, mirror=True)
+WORDS = char_cnn_rnn.Settings(dim=128, width=16, picture_width=8, batch=12, hold_out=4, mirror=True)
 STACK = stackgan.Settings(
     stages=2, z_dim=6, code_dim=5, ngf=8, ndf=4, residuals=1, batch=6, hold_out=4, precision="float32", mirror=True
 )
@@ -159,7 +159,7 @@ def test_encoder_resumes_bit_for_bit(art, tmp_path, cell):
     assert alike(whole.state(), parts.state()) and whole.seen == 48
     raw = checkpoint.read(next((tmp_path / "whole").glob("snapshot-*.safetensors")))
     assert set(raw.networks) == {"G", "pictures"}
-    assert models.read(raw, part="pictures").config["dim"] == 16
+    assert models.read(raw, part="pictures").config["dim"] == WORDS.dim
     fresh = char_cnn_rnn.Trainer(replace(settings, seed=5), CaptionedSet(art), Workers("cpu"))
     fresh.transfer(tmp_path / "whole" / "G.safetensors")
     assert torch.allclose(fresh.text.emb_proj.weight, whole.text.emb_proj.weight, atol=1e-3)
@@ -232,8 +232,27 @@ def test_wrong_pictures_do_not_fit_their_sentence(art, encoder):
     trainer = stackgan.Trainer(settings, data_of(art, settings), Workers("cpu"))
     for _ in range(20):
         chosen, wrong, embeddings = trainer.draw(16)
-        assert not set(chosen + wrong) & set(trainer.held_out) and embeddings.shape == (16, 16)
+        assert not set(chosen + wrong) & set(trainer.held_out) and embeddings.shape == (16, WORDS.dim)
         assert all(a % 3 != b % 3 for a, b in zip(chosen, wrong, strict=True))
+
+
+@pytest.mark.slow
+def test_discriminators_learn_what_fits(art, encoder):
+    """After 120 steps, pictures that were never seen fit their own colour better than another."""
+    settings = replace(STACK, encoder=str(encoder), code_dim=32, ndf=16, batch=16, kl=0.1, lr_d=1e-3)
+    trainer = stackgan.Trainer(settings, data_of(art, settings), Workers("cpu"))
+    for _ in range(120):
+        trainer.step()
+    G = trainer.averaged()
+    codes = [G.condition(embeddings[:1])[1] for embeddings in trainer.embeddings[:3]]  # of the three colours
+    for stage, D in enumerate(trainer.Ds):
+        D.eval()
+        pictures = trainer.shown[trainer.held_out].float() / 127.5 - 1
+        pictures = F.avg_pool2d(pictures, 2 >> stage)
+        with torch.inference_mode():
+            scores = torch.stack([D.scores(pictures, code.expand(len(pictures), -1))[0] for code in codes])
+        right = scores.argmax(dim=0) == torch.tensor(trainer.held_out) % 3
+        assert right.float().mean() > 0.8, (stage, scores)
 
 
 def test_losses_are_those_of_the_paper():
