@@ -265,7 +265,9 @@ class Engine:
         seconds = self.deadline if job.deadline is None else job.deadline
         if not seconds > 0:
             raise EngineError("The request's deadline had passed before it was made.", "deadline")
-        group = Group(Key(row.id, precision, self._blend(job)), work, static)
+        critic = job.critic if isinstance(job, Fit) else None
+        looks = None if critic is None else Key(self.registry.find(critic).id, precision)
+        group = Group(Key(row.id, precision, self._blend(job)), work, static, looks)
         ticket = Ticket(job, group, time.monotonic() + seconds, self._ended)
         if self._elsewhere is not None:
             ticket.context = contextvars.copy_context()
@@ -298,7 +300,7 @@ class Engine:
                 self._refused[error.code] += 1
                 raise
             self._visitors.update(t.job.visitor for t in tickets)
-            for key in {t.group.key for t in tickets}:
+            for key in {key for t in tickets for key in t.group.keys}:
                 self._loader.want(key)
             self._worker.start()
             self._lock.notify_all()
@@ -314,7 +316,7 @@ class Engine:
             self._lock.notify_all()
 
     def _wanted(self, key: Key) -> bool:
-        return any(t.group.key == key for t in (*self._room, *self._fits))
+        return any(key in t.group.keys for t in (*self._room, *self._fits))
 
     def _load_failed(self, key: Key, error: GanHubError) -> None:
         self._worker.fail_all(key, error)

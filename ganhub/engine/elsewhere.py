@@ -53,9 +53,9 @@ def answers(files: Files, key: Key, operation: str, items: list[Any]) -> tuple[l
     return attempt(entry, operation, items, devices.choose(), False)
 
 
-def fit(files: Files, key: Key, job: Fit) -> tuple[list[Step], Any]:
+def fit(networks: list[tuple[Files, Key]], job: Fit) -> tuple[list[Step], Any]:
     """All steps of a fit: its events, and its result or GanHubError."""
-    group = SlotGroup(_entry(files, key), job.objective, devices.choose(), 1)
+    group = SlotGroup([_entry(files, key) for files, key in networks], job.objective, devices.choose(), 1)
     ticket = Ticket(job)
     group.join(ticket)
     while not ticket.done():
@@ -99,9 +99,9 @@ class Elsewhere:
 
     def fit(self, ticket: Ticket) -> None:
         """Runs a fit to its end and ends its ticket."""
-        key = ticket.group.key
+        networks = [(self.files_of(key), key) for key in ticket.group.keys]
         try:
-            events, outcome = self._call(ticket, fit, self.files_of(key), key, ticket.job)
+            events, outcome = self._call(ticket, fit, networks, ticket.job)
         except Exception as error:
             ticket.fail(refused(error))
             return

@@ -75,6 +75,7 @@ def facts_of(row: Checkpoint, network: Any, precision: str) -> dict[str, Any]:
         "scale": getattr(network, "scale", 0),
         "reach": getattr(network, "reach", 0),
         "multiple": getattr(network, "multiple", 1),
+        "text_dim": getattr(network, "text_dim", 0),
         "parameters": sum(p.numel() for p in network.parameters()),
     }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ganhub import latents
+from ganhub.engine.guided import Guided, Turn
 from ganhub.engine.operations import Facts, Item, check_label, one_hot, to_device
 from ganhub.errors import BadInput
 
@@ -19,8 +20,8 @@ from ganhub.errors import BadInput
 class Objective(Protocol):
     """A loss on a generator's latent, one number per row."""
 
-    def check(self, item: Item, facts: Facts) -> None:
-        """Raises BadInput when the item does not fit the network."""
+    def check(self, item: Item, facts: Facts, critic: Facts | None) -> None:
+        """Raises BadInput when the item does not fit the network, or the one that is looked through."""
 
     def group(self, item: Item) -> Any:
         """Fits may share a batch where this is equal."""
@@ -28,8 +29,13 @@ class Objective(Protocol):
     def start(self, G: Any, item: Item, seed: int, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
         """A fit's first latent, and its constants (targets, classes), each without the batch dimension."""
 
-    def loss(self, G: Any, latent: Tensor, constants: dict[str, Tensor], item: Item) -> Tensor:
-        """Latents [N, ...] and constants [N, ...] -> [N]; `item` is any of the batch, for what `group` made equal."""
+    def loss(
+        self, G: Any, latent: Tensor, constants: dict[str, Tensor], item: Item, critic: Any, turns: list[Turn]
+    ) -> Tensor:
+        """Latents [N, ...] and constants [N, ...] -> [N].
+
+        `item` is any of the batch, for what `group` made equal; `turns` are [N] places to draw random numbers from.
+        """
 
 
 class PixelFit:
@@ -39,7 +45,7 @@ class PixelFit:
     `label` for a network with classes. Starts from the seed's latent, at half truncation in w.
     """
 
-    def check(self, item: Item, facts: Facts) -> None:
+    def check(self, item: Item, facts: Facts, critic: Facts | None) -> None:
         if facts["img_size"] is None:
             raise BadInput(f"The checkpoint '{facts['checkpoint']}' is no generator of pictures; choose another.")
         shape = (*facts["img_size"], facts["img_channels"])
@@ -68,7 +74,9 @@ class PixelFit:
             return G.mapping(z, label, psi=0.5)[0, 0].float(), constants
         return z[0].float(), constants
 
-    def loss(self, G: Any, latent: Tensor, constants: dict[str, Tensor], item: Item) -> Tensor:
+    def loss(
+        self, G: Any, latent: Tensor, constants: dict[str, Tensor], item: Item, critic: Any, turns: list[Turn]
+    ) -> Tensor:
         if self._space(G, item) == "w":
             images = G.synthesis(latent[:, None].expand(-1, G.num_ws, -1), noise_mode="const")
         else:
@@ -91,4 +99,4 @@ def find(name: str) -> Objective:
     return OBJECTIVES[name]
 
 
-OBJECTIVES: dict[str, Objective] = {"fit": PixelFit()}
+OBJECTIVES: dict[str, Objective] = {"fit": PixelFit(), "guided": Guided()}

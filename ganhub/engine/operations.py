@@ -269,7 +269,38 @@ def _run_upscale(G: Any, facts: Facts, items: list[Item], device: torch.device) 
     return answers
 
 
+def _check_text(item: Item, facts: Facts) -> None:
+    if not facts["text_dim"]:
+        raise BadInput("This checkpoint reads no sentences; choose a CLIP.")
+    text = item.get("text")
+    if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT:
+        raise BadInput(f"A sentence has 1 to {MAX_TEXT} characters.")
+
+
+MAX_TEXT = 1000
+
+
+def _run_text(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    return list(G.encode_text([item["text"] for item in items]).float().cpu().numpy())
+
+
+def _check_look(item: Item, facts: Facts) -> None:
+    if not facts["text_dim"]:
+        raise BadInput("This checkpoint does not look at pictures; choose a CLIP.")
+    pixels = item.get("pixels")
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[2:] not in ((1,), (3,)):
+        raise BadInput("'pixels' must be a picture [H, W, 1 or 3] of uint8.")
+
+
+def _run_look(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    pixels = np.stack([np.broadcast_to(item["pixels"], (*item["pixels"].shape[:2], 3)) for item in items])
+    x = to_device(pixels, device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return list(G.encode_image(x).float().cpu().numpy())
+
+
 OPERATIONS: dict[str, Operation] = {
+    "read": Operation(_check_text, lambda item: None, _run_text),
+    "look": Operation(_check_look, _kind_of_pixels, _run_look),
     "describe": Operation(lambda item, facts: None, lambda item: None, _describe),
     "map": Operation(_check_map, lambda item: None, _run_map),
     "synthesize": Operation(_check_synthesize, _noise_mode, _run_synthesize),

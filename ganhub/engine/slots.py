@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from ganhub.engine import device as devices
 from ganhub.engine import objectives
 from ganhub.engine.cache import Loaded
 from ganhub.engine.forward import DeviceLost, Failure, failed
+from ganhub.engine.guided import Turn
 from ganhub.engine.loading import too_large
 from ganhub.engine.tickets import Fit, Step, Ticket
 from ganhub.errors import EngineError, GanHubError
@@ -50,7 +51,8 @@ class SlotGroup:
     """The fits that share a network and an objective. `rows[i]` owns row i of every tensor of the state.
 
     Args:
-        entry: the network; pinned by the caller while there are rows.
+        entries: the generator, and the network that the objective looks through where it has one; pinned by the
+            caller while there are rows.
         objective: name of the objective.
         device: where.
         size: number of slots.
@@ -60,14 +62,16 @@ class SlotGroup:
 
     def __init__(
         self,
-        entry: Loaded,
+        entries: Sequence[Loaded],
         objective: str,
         device: torch.device,
         size: int,
         fixed: bool = False,
         evict: Callable[[], int] = lambda: 0,
     ):
-        self.entry, self.device, self.size, self.fixed, self.evict = entry, device, size, fixed, evict
+        self.entries, self.device, self.size, self.fixed, self.evict = entries, device, size, fixed, evict
+        self.entry = entries[0]
+        self.critic = entries[1] if len(entries) > 1 else None
         self.objective = objectives.find(objective)
         self.rows: list[Row] = []
         self._state: dict[str, Tensor] = {}
@@ -88,7 +92,7 @@ class SlotGroup:
         fit = ticket.job
         assert isinstance(fit, Fit)
         try:
-            self.objective.check(fit.item, self.entry.facts)
+            self.objective.check(fit.item, self.entry.facts, self.critic.facts if self.critic else None)
             with torch.no_grad():
                 latent, constants = self.objective.start(self.entry.network, fit.item, fit.seed, self.device)
         except GanHubError as error:
@@ -188,8 +192,11 @@ class SlotGroup:
                     }
                 latent = state["latent"].clone().requires_grad_(True)
                 constants = {n.removeprefix("constant "): v for n, v in state.items() if n.startswith("constant ")}
+                turns = [Turn(row.fit.seed, row.step, row.fit.steps) for row in self.rows[begin:end]]
+                turns += turns[-1:] * (len(latent) - len(turns))
+                critic = self.critic.network if self.critic else None
                 item = self.rows[begin].fit.item
-                losses = self.objective.loss(self.entry.network, latent, constants, item)
+                losses = self.objective.loss(self.entry.network, latent, constants, item, critic, turns)
                 (gradient,) = torch.autograd.grad(losses.sum(), latent)
             return losses.tolist()[: end - begin], gradient[: end - begin], None
         except GanHubError as error:

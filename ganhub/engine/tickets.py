@@ -48,6 +48,8 @@ class Fit:
     visitor: str = ""
     precision: str | None = None
     deadline: float | None = None
+    critic: str | None = None
+    """Another checkpoint, which the objective looks through: a CLIP."""
     preview: int = 0
     """Every so many steps a progress event carries the latent; 0 for never."""
 

@@ -39,6 +39,13 @@ class Group(NamedTuple):
     work: str
     """Name of the operation or objective."""
     static: Hashable
+    critic: Key | None = None
+    """What the objective looks through."""
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """All networks that the work needs."""
+        return (self.key,) if self.critic is None else (self.key, self.critic)
 
 
 class Worker:
@@ -185,14 +192,14 @@ class Worker:
                 self.lock.wait(until - time.monotonic())
 
     def _ready(self, ticket: Ticket) -> bool:
-        return self.cache.get(ticket.group.key) is not None
+        return all(self.cache.get(key) is not None for key in ticket.group.keys)
 
     def _expire(self) -> None:
         for ticket in (*self.room, *self.fits):
             ticket.expire()
 
     def _load_what_is_missing(self) -> None:
-        for key in dict.fromkeys(t.group.key for t in (*self.room, *self.fits)):
+        for key in dict.fromkeys(key for t in (*self.room, *self.fits) for key in t.group.keys):
             self.loader.want(key)
 
     def _warm(self, entry: Loaded) -> None:
@@ -265,7 +272,8 @@ class Worker:
         self.groups.move_to_end(group)
         slots.step()
         with self.lock:
-            slots.entry.use()
+            for entry in slots.entries:
+                entry.use()
             if not slots.rows:
                 self._leave(group)
         return True
@@ -281,7 +289,8 @@ class Worker:
         return bool(fits)
 
     def _leave(self, group: Group) -> None:
-        self.groups.pop(group).entry.pins -= 1
+        for entry in self.groups.pop(group).entries:
+            entry.pins -= 1
         self.lock.notify_all()
 
     def _seat(self) -> None:
@@ -294,11 +303,12 @@ class Worker:
                 group = seated[0].group
                 slots = self.groups.get(group)
                 if slots is None:
-                    entry = self.cache.get(group.key)
-                    assert entry is not None
-                    entry.pins += 1
+                    entries = [entry for key in group.keys if (entry := self.cache.get(key)) is not None]
+                    assert len(entries) == len(group.keys), "only what is ready is taken"
+                    for entry in entries:
+                        entry.pins += 1
                     fixed = self.forward.fixed is not None
-                    slots = SlotGroup(entry, group.work, self.device, self.slots, fixed, self._evict)
+                    slots = SlotGroup(entries, group.work, self.device, self.slots, fixed, self._evict)
                     self.groups[group] = slots
                 self.running = seated
             for ticket in seated:
@@ -320,6 +330,6 @@ class Worker:
     def fail_all(self, key: Key, error: GanHubError) -> None:
         """Everybody who waits for a network that could not be loaded reads why."""
         with self.lock:
-            waiting = [t for t in (*self.room, *self.fits) if t.group.key == key]
+            waiting = [t for t in (*self.room, *self.fits) if key in t.group.keys]
         for ticket in waiting:
             ticket.fail(error)
