@@ -1,0 +1,5 @@
+"""Arrays of cases of the compact network."""
+
+from .srresnet import RULES
+
+__all__ = ["RULES"]
