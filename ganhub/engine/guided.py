@@ -48,7 +48,7 @@ class Guided:
     """
 
     def check(self, item: Item, facts: Facts, critic: Facts | None) -> None:
-        if critic is None or not critic["text_dim"]:
+        if critic is None or not (critic["looks"] and critic["reads"]):
             raise BadInput("A picture is held against a sentence by a CLIP; name one.")
         space = item.get("space", "w")
         if space not in SPACES:

@@ -76,6 +76,9 @@ def facts_of(row: Checkpoint, network: Any, precision: str) -> dict[str, Any]:
         "reach": getattr(network, "reach", 0),
         "multiple": getattr(network, "multiple", 1),
         "text_dim": getattr(network, "text_dim", 0),
+        "reads": hasattr(network, "encode_text"),
+        "looks": hasattr(network, "encode_image"),
+        "paints": hasattr(network, "stages"),
         "parameters": sum(p.numel() for p in network.parameters()),
     }
 

@@ -270,8 +270,8 @@ def _run_upscale(G: Any, facts: Facts, items: list[Item], device: torch.device) 
 
 
 def _check_text(item: Item, facts: Facts) -> None:
-    if not facts["text_dim"]:
-        raise BadInput("This checkpoint reads no sentences; choose a CLIP.")
+    if not facts["reads"]:
+        raise BadInput("This checkpoint reads no sentences; choose a text encoder or a CLIP.")
     text = item.get("text")
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT:
         raise BadInput(f"A sentence has 1 to {MAX_TEXT} characters.")
@@ -285,7 +285,7 @@ def _run_text(G: Any, facts: Facts, items: list[Item], device: torch.device) -> 
 
 
 def _check_look(item: Item, facts: Facts) -> None:
-    if not facts["text_dim"]:
+    if not facts["looks"]:
         raise BadInput("This checkpoint does not look at pictures; choose a CLIP.")
     pixels = item.get("pixels")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[2:] not in ((1,), (3,)):
@@ -298,7 +298,33 @@ def _run_look(G: Any, facts: Facts, items: list[Item], device: torch.device) -> 
     return list(G.encode_image(x).float().cpu().numpy())
 
 
+def _check_paint(item: Item, facts: Facts) -> None:
+    if not facts["paints"] or not facts["text_dim"]:
+        raise BadInput("This checkpoint does not draw from sentences; choose a StackGAN that does.")
+    check_array(item, "z", (facts["z_dim"],))
+    check_array(item, "embedding", (facts["text_dim"],))
+    seed = item.get("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
+        raise BadInput(f"seed must be a whole number from 0 to 2**63 - 1, or None for the mean, not {seed!r}.")
+
+
+def _run_paint(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    z = to_device(np.stack([item["z"].astype(np.float32) for item in items]), device)
+    embedding = to_device(np.stack([item["embedding"].astype(np.float32) for item in items]), device)
+    rows = []
+    for item in items:
+        draw = None if item.get("seed") is None else torch.Generator().manual_seed(item["seed"])
+        rows.append(torch.zeros(G.code_dim) if draw is None else torch.randn(G.code_dim, generator=draw))
+    stages = [_pictures(pictures) for pictures in G.stages(z, embedding, torch.stack(rows).to(device))]
+    answers: list[Answer] = []
+    for picture in zip(*stages, strict=True):
+        wrong = [stage for stage in picture if isinstance(stage, GanHubError)]
+        answers.append(wrong[0] if wrong else list(picture))
+    return answers
+
+
 OPERATIONS: dict[str, Operation] = {
+    "paint": Operation(_check_paint, lambda item: None, _run_paint),
     "read": Operation(_check_text, lambda item: None, _run_text),
     "look": Operation(_check_look, _kind_of_pixels, _run_look),
     "describe": Operation(lambda item, facts: None, lambda item: None, _describe),

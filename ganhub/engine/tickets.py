@@ -128,6 +128,16 @@ class Ticket:
             if ended or self.expire():
                 return
 
+    def pending(self, timeout: float) -> list[Step]:
+        """The events since the last look; waits at most `timeout` seconds for the first."""
+        with self._changed:
+            if not self._events and not self._ended:
+                self._changed.wait(timeout)
+            events = list(self._events)
+            self._events.clear()
+        self.expire()
+        return events
+
     def cancel(self) -> bool:
         """Ends the job as cancelled: at once in the queue, before the next step when it runs; False if it had ended."""
         return self.fail(EngineError("The request was cancelled.", "cancelled"))

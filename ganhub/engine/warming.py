@@ -26,7 +26,8 @@ def warm(entry: Loaded, device: torch.device, budget: int, most: int | None) -> 
         _warm_upscaler(entry, device, budget, most)
         return
     if not hasattr(G, "z_distribution"):  # no generator of pictures: nothing is known of its inputs
-        entry.largest = most or 1
+        small = any(entry.facts.get(kind) for kind in ("reads", "looks", "paints"))
+        entry.largest = most or (SHORT if small else 1)
         return
     z = to_device(latents.z_from_seeds([0], G.z_dim, G.z_distribution), device).float()
     label = one_hot([{"label": 0}], G.c_dim, device)
@@ -49,6 +50,8 @@ def _warm_upscaler(entry: Loaded, device: torch.device, budget: int, most: int |
     entry.largest = max(1, min(most or rule, min(budget - entry.weights, ROOM) // entry.per_item))
 
 
+SHORT = 16
+"""Sentences, or pictures to look at, of one batch."""
 TILE = 256
 """Side of the tiles that a network which enlarges pictures is prepared for."""
 ROOM = 1 << 30

@@ -144,6 +144,11 @@ class TextEncoder(nn.Module):
         x = self.last_pool(self.threshold(self.conv3(x)))
         return self.emb_proj(self.rnn(x.transpose(1, 2)))
 
+    def encode_text(self, sentences: list[str]) -> Tensor:
+        """Embeddings [N, dim] of sentences, each as if it were alone."""
+        one_hot = torch.stack([encode_text(sentence)[0] for sentence in sentences])
+        return self(one_hot.to(self.emb_proj.weight))
+
 
 class PictureEncoder(nn.Module):
     """Pictures [N, C, H, W] in [-1, 1] -> embeddings [N, dim]: what a text encoder of this project learned beside.
