@@ -79,3 +79,25 @@ def prepare(
         return
     for file in (made.set, made.table, made.sheet, made.report):
         print(file)
+
+
+@data.command()
+def caption(
+    pictures: Annotated[Path, typer.Argument(metavar="SET", help="Set of `ganhub data prepare`, with classes.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.csv", help="The table `file,caption`; beside it come FILE.png and FILE.md.")
+    ],
+    seed: Annotated[int, typer.Option(help="Of the choice of words.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write sentences about pictures of fruit: kind, colours, whole or cut, how many, leaf, stem, shape."""
+    from ganhub.data.dataset import PictureSet
+    from ganhub.data.sentences import write_captions
+
+    with meter_line() as meter:
+        made = write_captions(PictureSet(pictures), out, seed, meter.show)
+    if as_json:
+        show_json({**{key: str(getattr(made, key)) for key in ("table", "sheet", "report")}, "counts": made.counts})
+        return
+    for file in (made.table, made.sheet, made.report):
+        print(file)

@@ -1,0 +1,191 @@
+"""What is seen in pictures of fruit, and the sentences about them."""
+
+import csv
+
+import numpy as np
+import pytest
+from skimage.draw import disk, ellipse
+
+from ganhub.cli import main
+from ganhub.data.captions import CaptionedSet
+from ganhub.data.dataset import PictureSet, write_set
+from ganhub.data.describe import COLOURS, Body, Seen, colour_names, look
+from ganhub.data.sentences import PER_PICTURE, look_at, plural, sentences, singular
+from ganhub.errors import BadInput
+
+PAPER = (250, 240, 215)
+RGB = {
+    "red": (205, 40, 35), "dark red": (95, 15, 20), "orange": (235, 130, 30), "yellow": (230, 200, 60),
+    "green": (90, 150, 50), "purple": (80, 30, 90), "brown": (120, 80, 45), "black": (25, 22, 24),
+    "blue": (60, 80, 150), "pink": (240, 150, 160), "white": (246, 246, 244), "cream": (240, 225, 190),
+}  # fmt: skip
+
+
+def paper(size=64):
+    return np.full((size, size, 3), PAPER, np.uint8)
+
+
+def ball(picture, center, radius, colour):
+    """A disc with shading, as a whole fruit has."""
+    y, x = disk(center, radius, shape=picture.shape[:2])
+    light = 1.1 - 0.4 * np.hypot(y - center[0] + radius / 3, x - center[1] + radius / 3) / radius
+    picture[y, x] = (np.array(RGB[colour]) * light[:, None]).clip(0, 255)
+    return picture
+
+
+def half(picture, center, radius, skin, flesh):
+    """A rim, pale flesh, a dark core with lines."""
+    for r, colour in ((radius, skin), (radius - 3, flesh), (radius / 3.5, "brown"), (radius / 7, "cream")):
+        y, x = disk(center, r, shape=picture.shape[:2])
+        picture[y, x] = RGB[colour]
+    return picture
+
+
+@pytest.mark.parametrize("name", RGB)
+def test_colours_have_their_names(name):
+    from skimage.color import rgb2lab
+
+    pixel = np.array(RGB[name], np.uint8)[None, None]
+    assert COLOURS[colour_names(rgb2lab(pixel)).item()] == name
+
+
+@pytest.mark.parametrize("name", [name for name in RGB if name not in ("white", "cream", "pink")])
+@pytest.mark.parametrize("size", [64, 128])
+def test_a_whole_fruit(name, size):
+    seen = look(ball(paper(size), (size / 2, size / 2), size * 0.35, name))
+    (body,) = seen.bodies
+    assert name in body.colours or (name in ("blue", "dark red") and body.colours)  # its shadow is purple, or black
+    assert body.cut is not True and body.shape == "round"
+    assert abs(body.area - np.pi * 0.35**2) < 0.03
+    assert not (seen.leaf or seen.only_leaf or seen.stem)
+
+
+def test_two_colours():
+    picture = ball(paper(), (32, 32), 24, "red")
+    other = ball(paper(), (32, 32), 24, "yellow")
+    picture[:, 30:] = other[:, 30:]
+    assert set(look(picture).bodies[0].colours) == {"red", "yellow"}
+
+
+def test_a_cut_fruit():
+    (body,) = look(half(paper(), (32, 32), 25, "red", "cream")).bodies
+    assert body.cut and body.colours == ("cream",) and body.skin == "red"
+    (body,) = look(half(paper(), (32, 32), 25, "green", "yellow")).bodies
+    assert body.cut and body.colours == ("yellow",) and body.skin == "green"
+
+
+def test_one_or_several():
+    picture = ball(ball(paper(), (17, 32), 12, "red"), (46, 32), 12, "red")
+    assert [body.colours for body in look(picture).bodies] == [("red",), ("red",)]
+    picture = half(ball(paper(), (16, 32), 12, "red"), (46, 32), 13, "red", "yellow")
+    assert len(look(picture).bodies) == 2
+
+
+def test_leaf_stem_and_shape():
+    plain = ball(paper(), (38, 30), 18, "red")
+    stem = plain.copy()
+    stem[12:22, 29:31] = (90, 60, 30)
+    assert look(stem).stem and not look(plain).stem
+    leafy = plain.copy()
+    leafy[ellipse(12, 46, 5, 14, shape=(64, 64))] = (60, 100, 45)
+    assert look(leafy).leaf and not look(plain).leaf
+    assert look(leafy).bodies[0].colours == ("red",)
+    only = paper()
+    only[ellipse(32, 32, 10, 26, shape=(64, 64))] = (60, 95, 50)
+    assert look(only).only_leaf and not look(only, green=True).only_leaf
+    for radii, shape in (((25, 15), "long"), ((17, 22), "flat"), ((22, 22), "round")):
+        oval = paper()
+        oval[ellipse(32, 32, *radii, shape=(64, 64))] = RGB["orange"]
+        assert look(oval).bodies[0].shape == shape
+
+
+def test_an_empty_page():
+    seen = look(paper())
+    assert seen == Seen((), (), False, False, False)
+    assert sentences("pear", seen, np.random.RandomState(0))[0] == "a pear"
+
+
+def test_one_and_many():
+    assert [singular(k) for k in ("cherries", "apple", "mangosteens", "citrus", "akee (fruit)", "unknown")] == [
+        "cherry", "apple", "mangosteen", "citrus", "akee", "fruit"]  # fmt: skip
+    assert [plural(k) for k in ("cherries", "peach", "apple", "grapes")] == ["cherries", "peaches", "apples", "grapes"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "bodies", "first"),
+    [
+        ("apple", [Body(("red",), None, False, "round", 0.4)], "a red apple"),
+        ("apple", [Body(("red", "yellow"), None, None, None, 0.4)], "a red and yellow apple"),
+        ("peach", [Body(("yellow",), "red", True, None, 0.4)], "a peach, cut open, with yellow flesh and red skin"),
+        ("pear", [Body(("green",), None, False, None, 0.2)] * 2, "two green pears"),
+        ("grapes", [Body(("purple",), None, None, None, 0.2)], "a bunch of purple grapes"),
+        ("orange", [Body(("orange",), None, False, None, 0.2)], "an orange orange"),
+        ("apple", [Body(("cream", "red"), None, False, "long", 0.2)], "a red apple"),
+    ],
+)
+def test_sentences_say_what_is_seen(kind, bodies, first):
+    seen = Seen(tuple(bodies), bodies[0].colours, False, False, False)
+    for seed in range(30):
+        said = sentences(kind, seen, np.random.RandomState(seed))
+        assert said[0] == first and 4 <= len(said) <= PER_PICTURE and len(set(said)) == len(said)
+        for sentence in said:
+            assert any(word in sentence for word in (singular(kind), plural(kind))), sentence
+    assert sentences(kind, seen, np.random.RandomState(5)) == sentences(kind, seen, np.random.RandomState(5))
+    assert len({tuple(sentences(kind, seen, np.random.RandomState(seed))) for seed in range(30)}) > 5  # varied
+
+
+def test_leaves():
+    seen = look_at("apple", ball(paper(), (38, 30), 18, "red"))
+    leafy = Seen(seen.bodies, seen.colours, True, False, True)
+    assert sentences("apple", leafy, np.random.RandomState(0))[0] == "a red apple with a leaf and its stem"
+    assert "leaf" in sentences("plum", Seen((), (), False, True, False), np.random.RandomState(0))[0]
+
+
+@pytest.fixture(scope="module")
+def orchard(tmp_path_factory):
+    """30 fruits in three colours, each whole or cut."""
+    folder = tmp_path_factory.mktemp("orchard")
+    colours = ["red", "yellow", "green"]
+    pictures = [
+        half(paper(), (32, 32), 24, "red", "yellow") if n % 2 else ball(paper(), (32, 32), 20 + n % 5, colours[n % 3])
+        for n in range(30)
+    ]
+    write_set(folder / "fruit.zip", pictures, names=[f"{n}.png" for n in range(30)], labels=[n % 2 for n in range(30)],
+              classes=["apple", "plum"], license="CC0-1.0")  # fmt: skip
+    return folder / "fruit.zip"
+
+
+def caption(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main(["data", "caption", *map(str, arguments)])
+    assert end.value.code == 0
+
+
+def test_command_writes_what_the_trainings_read(orchard, tmp_path, capsys):
+    out = tmp_path / "captions.csv"
+    caption(orchard, "--out", out)
+    assert capsys.readouterr().out.split() == [str(out), str(tmp_path / "captions.png"), str(tmp_path / "captions.md")]
+    data = CaptionedSet(orchard, out)
+    assert all(4 <= len(captions) <= PER_PICTURE for captions in data.captions)
+    assert data.captions[0][0] == "a red apple" and "cut open" in data.captions[1][0]
+    report = (tmp_path / "captions.md").read_text()
+    assert "| cut open | 15 | 50.0% |" in report and "| whole | 15 | 50.0% |" in report
+    before = out.read_bytes()
+    caption(orchard, "--out", out)
+    assert out.read_bytes() == before
+    caption(orchard, "--out", out, "--seed", "1", "--json")
+    assert out.read_bytes() != before
+    with out.open() as file:
+        assert {row["file"] for row in csv.DictReader(file)} == set(PictureSet(orchard).files)
+
+
+def test_sets_without_classes_or_colours_are_refused(tmp_path):
+    from ganhub.data.sentences import write_captions
+
+    write_set(tmp_path / "bare.zip", [paper()], names=["a.png"])
+    with pytest.raises(BadInput, match="Captions need pictures in colour with classes"):
+        write_captions(PictureSet(tmp_path / "bare.zip"), tmp_path / "c.csv")
+    write_set(tmp_path / "grey.zip", [paper()[..., :1]], names=["a.png"], labels=[0], classes=["apple"])
+    with pytest.raises(BadInput, match="make it with `ganhub data prepare --label COLUMN`"):
+        write_captions(PictureSet(tmp_path / "grey.zip"), tmp_path / "c.csv")
+    assert not list(tmp_path.glob("*c.csv*"))
