@@ -125,15 +125,21 @@ class PreparedDense(nn.Module):
 
 
 class PreparedResidual(nn.Module):
+    """A `ResidualBlock` for inference. What is added up over the blocks stays in float32: roundings would add up too."""
+
     def __init__(self, block: ResidualBlock, dtype: torch.dtype):
         super().__init__()
+        self.dtype = dtype
         self.rdb1, self.rdb2 = (PreparedDense(b, dtype) for b in (block.rdb1, block.rdb2))
         self.rdb3 = PreparedDense(block.rdb3, dtype, _RESIDUAL)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.rdb1(x, x)
+        y = x.to(self.dtype)
+        y = self.rdb1(y, y)
         y = self.rdb2(y, y)
-        return self.rdb3(y, torch.add(x, y, alpha=_RESIDUAL))
+        if y.dtype == x.dtype:
+            return self.rdb3(y, torch.add(x, y, alpha=_RESIDUAL))
+        return x + self.rdb3(y, y * _RESIDUAL)
 
 
 class Prepared(nn.Module):
@@ -152,7 +158,7 @@ class Prepared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.first(smaller(x, self.multiple))
-        low = self.after(self.body(low), low)
+        low = self.after(self.body(low.float()).to(low.dtype), low)
         return self.last(self.hr(self.ups(low)))
 
 
