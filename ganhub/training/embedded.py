@@ -155,7 +155,7 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
     "srresnet-x4": gan(Stage(srgan, 120, "photos", settings={**PHOTOS, "pretrain": 400.0})),
     "srgan-x4": gan(
         Stage(srgan, 120, "photos", settings={**PHOTOS, "pretrain": 400.0}, run="srresnet-x4"),
-        Stage(srgan, 90, "photos", settings={**PHOTOS, "pretrain": 0.0}),
+        Stage(srgan, 64, "photos", settings={**PHOTOS, "pretrain": 0.0}),
     ),
     "features-small": small_features,
     "eyes": eyes,
