@@ -49,14 +49,15 @@ def test_seed_0_draws_the_golden_picture(row, network):
 
 
 @pytest.mark.parametrize("row", UPSCALERS, ids=lambda row: row.id)
-def test_photos_come_out_nearer_to_the_truth_than_by_bicubic(row, network):
+def test_photos_come_out_nearer_to_the_truth_or_sharper_than_by_bicubic(row, network):
     assert np.abs(np.array(golden(network)) - np.array(row.golden["cells"])).max() <= 1
     for name in ("cat.png", "coffee.png"):
         photo = np.asarray(Image.open(EXAMPLES / name).convert("RGB"))[:240, :240]
         found = validate(network, [photo], network.scale)
-        least = 0.5 if row.id == "srresnet-x4" else 0.0
-        assert found["psnr_y"] > found["bicubic_psnr_y"] + least, name
-        assert found["sharpness"] > 1.5 * found["bicubic_sharpness"], name
+        gain = found["psnr_y"] - found["bicubic_psnr_y"]
+        assert gain > 0.5 if row.id == "srresnet-x4" else gain > -1, name  # what an SRGAN invents costs decibels
+        least = 1.5 if row.id == "srresnet-x4" else 2.5
+        assert found["sharpness"] > least * found["bicubic_sharpness"], name
 
 
 @each_generator
