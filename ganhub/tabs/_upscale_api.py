@@ -142,11 +142,11 @@ class Api:
         *_, made = preview(self.context.engine, photo_of(_given(photo)), wanted, (x, y), visitor=visitor(request))
         panes = made.shown
         about = {pane.name: {**(pane.provenance or {}), **(pane.figures or {})} for pane in panes}
-        sheet = labelled_grid([pane.image.convert("RGB") for pane in panes], [pane.name for pane in panes], [])
+        sheet = labelled_grid([pane.image.convert("RGB") for pane in panes], [pane.name for pane in panes], [""])
         with work_folder() as folder:
             first = next((pane.provenance for pane in panes if pane.provenance), None)
             file = save_image(sheet, folder / f"{Path(photo).stem}_compared.png", first)
-            yield str(file), {"methods": about, "notes": made.notes}
+            yield str(file), {"methods": about, "notes": [*made.notes, *made.remarks]}
 
 
 def _given(photo: str | None) -> str:

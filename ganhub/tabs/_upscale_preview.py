@@ -32,6 +32,7 @@ REGION = (152, 112)
 MARGIN = 16
 """Pixels around the region that the networks see as well, so that its rim looks as it will in the whole."""
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
+MAP = "Invented detail"
 FIGURES = {"psnr_y": "PSNR", "ssim_y": "SSIM", "lpips": "LPIPS", "sharpness": "Sharpness"}
 
 
@@ -112,8 +113,16 @@ class Preview:
     map: Pane | None = None
     """Where the first network departs from bicubic."""
     notes: list[str] = field(default_factory=list)
-    whole: bool = False
-    """Nothing is missing: every network has answered."""
+    """What was done to the photo, in sentences."""
+    remarks: list[str] = field(default_factory=list)
+    """What is missing here and why, in sentences."""
+    waiting: list[str] = field(default_factory=list)
+    """Titles of the networks that are still to answer."""
+
+    @property
+    def whole(self) -> bool:
+        """Nothing is missing."""
+        return not self.waiting and not self.remarks
 
     @property
     def shown(self) -> list[Pane]:
@@ -190,11 +199,10 @@ def preview(
         name = "Your photo" if wanted.small else "True picture"
         made.truth = Pane(name, "the truth", region.true(truth), profile=truth.profile)
     made.panes.append(_measured(Pane("Bicubic", "no network", plain, profile=small.profile), made, engine))
+    made.waiting = [row.title for row in asked]
+    made.remarks += [f"{row.title} is not on this machine yet." for row in rows if row not in asked]
     yield made
-    for row in rows:
-        if row not in asked:
-            made.notes.append(f"{row.title} is not on this machine yet: Enlarge fetches it.")
-            continue
+    for row in asked:
         began = monotonic()
         large: Any = None
         try:
@@ -210,7 +218,9 @@ def preview(
         except GanHubError as error:
             if row is rows[0]:
                 raise
-            made.notes.append(f"{row.title} is left out: {error.message}")
+            made.waiting.remove(row.title)
+            made.remarks.append(f"{row.title} is left out: {error.message}")
+            yield made
             continue
         words = f"{row.license}, {monotonic() - began:.1f} s"
         if large.size != region.target:
@@ -222,8 +232,8 @@ def preview(
         made.panes.append(_measured(pane, made, engine))
         if row is rows[0]:
             heat = np.asarray(departure(pixels, plain))
-            made.map = Pane("Invented detail", f"{row.title} against bicubic", heat)
-        made.whole = len(made.panes) > len(rows)
+            made.map = Pane(MAP, f"{row.title} against bicubic", heat)
+        made.waiting.remove(row.title)
         yield made
 
 
@@ -305,6 +315,6 @@ def _measured(pane: Pane, made: Preview, engine: Any) -> Pane:
                 _lpips[engine.registry] = pictures.load_lpips(engine.registry)
             pane.figures["lpips"] = pictures.lpips(pixels, true, _lpips[engine.registry])
     except GanHubError as error:
-        if error.message not in made.notes:
-            made.notes.append(error.message)
+        if error.message not in made.remarks:
+            made.remarks.append(error.message)
     return pane

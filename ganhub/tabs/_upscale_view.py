@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ganhub.imaging import Photo
-from ganhub.tabs._upscale_preview import FIGURES, Preview
+from ganhub.tabs._upscale_preview import FIGURES, MAP, Preview
 
 THUMBNAIL = (560, 360)
 BETTER = {"psnr_y": 1, "ssim_y": 1, "lpips": -1}
@@ -80,7 +81,7 @@ const draw = () => {
   board.replaceChildren(...panes.map((pane) => {
     const figure = document.createElement('figure'), view = document.createElement('div');
     const picture = new Image(), words = document.createElement('figcaption'), name = document.createElement('b');
-    view.className = 'view';
+    view.className = pane.waiting ? 'view waiting' : 'view';
     view.tabIndex = 0;
     view.style.aspectRatio = pane.size.join(' / ');
     picture.src = pane.file.url;
@@ -181,18 +182,16 @@ def size_of(photo: Photo) -> str:
 
 
 def panes_value(made: Preview, folder: Path) -> dict[str, Any]:
-    """All methods, the map and the truth, as the component draws them."""
-    return {
-        "panes": [
-            {
-                "name": pane.name,
-                "words": pane.words,
-                "size": [pane.pixels.shape[1], pane.pixels.shape[0]],
-                "file": _file(folder / f"region_{number}.png", pane.png),
-            }
-            for number, pane in enumerate(made.shown)
-        ]
-    }
+    """All methods, the truth and the map, as the component draws them; what is still to come keeps its place."""
+    drawn = []
+    for number, pane in enumerate(made.shown):
+        file = _file(folder / f"region_{number}.png", pane.png)
+        size = [pane.pixels.shape[1], pane.pixels.shape[0]]
+        drawn.append({"name": pane.name, "words": pane.words, "size": size, "file": file})
+    to_come = [*made.waiting, *([MAP] if made.waiting and made.map is None else [])]
+    later = [{**drawn[0], "name": name, "words": "is coming", "waiting": True} for name in to_come]
+    methods = len(made.panes)
+    return {"panes": [*drawn[:methods], *later[: len(made.waiting)], *drawn[methods:], *later[len(made.waiting) :]]}
 
 
 def divider_label(made: Preview) -> str:
@@ -249,5 +248,6 @@ def _unit(name: str) -> str:
 
 def sentences_of(notes: Sequence[str]) -> str:
     """HTML of what was done to the photo."""
-    found = list(dict.fromkeys(notes))
-    return f'<ul class="notes">{"".join(f"<li>{html.escape(n)}</li>" for n in found)}</ul>' if found else ""
+    found = (re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(note)) for note in dict.fromkeys(notes))
+    items = "".join(f"<li>{note}</li>" for note in found)
+    return f'<ul class="notes">{items}</ul>' if items else ""

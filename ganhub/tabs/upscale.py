@@ -14,14 +14,13 @@ from PIL import Image, ImageOps
 
 from ganhub import hub
 from ganhub.errors import BadInput
-from ganhub.imaging import VideoSource
 from ganhub.pipelines.requests import Progress
-from ganhub.pipelines.upscale import MAX_IN_MEMORY, shrunk, upscale
-from ganhub.pipelines.upscale_files import FilesResult, VideoRequest, VideoResult, name_of, upscale_files, upscale_video
+from ganhub.pipelines.upscale_files import FilesResult, VideoResult
 from ganhub.registry import Checkpoint
 from ganhub.tabs import Context, _upscale_api
 from ganhub.tabs import _upscale_view as view
-from ganhub.tabs._upscale_preview import MOST_MODELS, VIDEOS, Preview, Wanted, most_pixels, photo_of, preview, scale_of
+from ganhub.tabs._upscale_preview import MOST_MODELS, VIDEOS, Preview, Wanted, photo_of, preview, scale_of
+from ganhub.tabs._upscale_whole import shown_whole, whole
 from ganhub.tabs._widgets import (
     QUIET,
     card,
@@ -46,10 +45,6 @@ EXAMPLES = {
 EVERY = 0.3
 """Seconds between two looks at how far a run is."""
 MOST_FILES = 20
-MOST_SECONDS = 20
-"""Of a video made in the page; its frames have at most a megapixel."""
-SHOWN = 1600
-"""Longest side of the whole result as the page shows it; the file to download has all pixels."""
 NOTHING = "The registry has no network that enlarges pictures; CONTRIBUTING.md tells how to add one."
 
 SHOW_RESULTS = "() => { if (innerWidth < 700) document.querySelector('#upscale-note').scrollIntoView() }"
@@ -81,23 +76,36 @@ class UpscaleTab:
     # Layout
 
     def lay_out(self) -> None:
+        gr.Markdown(
+            "Your photo, four times larger, by several networks side by side. Drop one, or several, or a short video; "
+            "or try one of these.",
+            elem_classes="lead",
+        )
+        with gr.Row(elem_classes="workbench intake"):
+            with gr.Column(scale=5, min_width=300):
+                self._lay_out_drop()
+            with gr.Column(scale=8, min_width=300):
+                self._lay_out_examples()
         with gr.Row(elem_classes="workbench"):
             with gr.Column(scale=5, min_width=300, elem_classes="controls"):
                 self._lay_out_controls()
             with gr.Column(scale=8, min_width=300, elem_classes="results"):
                 self._lay_out_results()
 
-    def _lay_out_controls(self) -> None:
-        gr.Markdown("Your photo, four times larger, by several networks side by side.", elem_classes="lead")
+    def _lay_out_drop(self) -> None:
         self.drop = gr.File(
-            file_count="multiple", file_types=["image", *VIDEOS], type="filepath", show_label=False, height=120,
+            file_count="multiple", file_types=["image", *VIDEOS], type="filepath", show_label=False, height=96,
             elem_id="upscale-drop",
         )  # fmt: skip
+
+    def _lay_out_examples(self) -> None:
         self.examples = gr.Gallery(
             [(_icon(path), name) for name, path in EXAMPLES.items()], columns=len(EXAMPLES), height="auto",
             allow_preview=False, object_fit="cover", show_label=False, interactive=False, buttons=[], format="png",
             elem_id="upscale-examples",
         )  # fmt: skip
+
+    def _lay_out_controls(self) -> None:
         self.finder = view.finder()
         with gr.Row(elem_classes="actions"):
             self.run = gr.Button("Enlarge", variant="primary", scale=3, elem_id="upscale-run", min_width=120)
@@ -137,7 +145,7 @@ class UpscaleTab:
             info="Measured: no seam above half a level of 255. All: none at all, for up to four times the work.",
         )  # fmt: skip
         self.true = gr.File(
-            file_types=["image"], type="filepath", height=120, elem_id="upscale-true",
+            file_types=["image"], type="filepath", height=96, elem_id="upscale-true",
             label="The true picture, if you have it: for figures",
         )  # fmt: skip
 
@@ -188,8 +196,8 @@ class UpscaleTab:
         }
         taken = [self.finder, self.centre, self.whole, self.video, self.download, self.note]
         context.demo.load(self.first_sight, None, region, **slow)
-        self.drop.upload(self.took, [self.drop, self.example], taken, **slow).success(**look)
-        self.drop.clear(self.took, [self.drop, self.example], taken, **slow).success(**look)
+        for dropped in (self.drop.upload, self.drop.clear, self.drop.delete):
+            dropped(self.took, [self.drop, self.example], taken, **slow).success(**look)
         self.examples.select(self.picked, None, [self.drop, self.example], **QUIET).then(
             self.took, [self.drop, self.example], taken, **slow
         ).success(**look)
@@ -270,11 +278,15 @@ class UpscaleTab:
                 before.set()
             self._looks[who] = stop
             try:
+                if data[self.seen] == self._key(data):
+                    return
                 with work_folder() as folder:
                     yield from self._look(data, who, stop, folder, fetch=False)
+                if stop.is_set() and self._looks.get(who) is stop:
+                    yield {self.note: note("Stopped."), self.stop: self._stop_button(who)}
             except Exception as error:
                 said = shown(error)
-                yield {self.note: note(said.message, "failed"), self.stop: gr.Button(interactive=False)}
+                yield {self.note: note(said.message, "failed"), self.stop: self._stop_button(who)}
                 raise said from None
             finally:
                 if self._looks.get(who) is stop:
@@ -294,10 +306,10 @@ class UpscaleTab:
                     if not stop.is_set():
                         yield from self._whole(data, who, stop, folder)
                 if stop.is_set():
-                    yield {self.note: note("Stopped."), self.stop: gr.Button(interactive=False)}
+                    yield {self.note: note("Stopped."), self.stop: self._stop_button(who)}
             except Exception as error:
                 said = shown(error)
-                yield {self.note: note(said.message, "failed"), self.stop: gr.Button(interactive=False)}
+                yield {self.note: note(said.message, "failed"), self.stop: self._stop_button(who)}
                 raise said from None
 
     @contextmanager
@@ -316,6 +328,10 @@ class UpscaleTab:
         for stop in tuple(self._runs.get(visitor(request), ())):
             stop.set()
         return gr.Button(interactive=False)
+
+    def _stop_button(self, who: str) -> Any:
+        """Off, where the run that ends is the visitor's only one."""
+        return gr.Button(interactive=len(self._runs.get(who, ())) > 1)
 
     def _wanted(self, data: dict[Any, Any]) -> Wanted:
         return Wanted(
@@ -360,14 +376,14 @@ class UpscaleTab:
         yield {
             self.note: note(words),
             self.seen: self._key(data) if made.whole else None,
-            self.stop: gr.Button(interactive=False),
+            self.stop: self._stop_button(who),
         }
 
     def _region(self, made: Preview, folder: Path) -> dict[Any, Any]:
         return {
             self.divider: gr.ImageSlider(view.divider_value(made, folder), label=view.divider_label(made)),
             self.panes: view.panes_value(made, folder),
-            self.figures: view.table(made),
+            self.figures: view.table(made) + view.sentences_of(made.remarks),
             self.finder: gr.HTML(box=list(made.box)),
             self.notes: view.sentences_of(made.notes),
         }
@@ -375,7 +391,8 @@ class UpscaleTab:
     def _whole(self, data: dict[Any, Any], who: str, stop: threading.Event, folder: Path) -> Iterator[dict[Any, Any]]:
         wanted, began, looked = self._wanted(data), time.monotonic(), 0.0
         result: Any = None
-        events = self._events(wanted, data[self.drop] or [_source(None, data[self.example])], who, folder)
+        files = data[self.drop] or [_source(None, data[self.example])]
+        events = whole(self.context.engine, files, wanted, who, folder)
         with closing(events):  # type: ignore[type-var]
             for event in events:
                 if stop.is_set():
@@ -391,56 +408,23 @@ class UpscaleTab:
             yield {
                 self.video: gr.Video(str(result.file), visible=True),
                 self.note: note(words),
-                self.stop: gr.Button(interactive=False),
+                self.stop: self._stop_button(who),
             }
             return
-        yield self._files(result, seconds, folder)
-
-    def _events(self, wanted: Wanted, files: list[Any], who: str, folder: Path) -> Iterator[Any]:
-        """Whatever makes the whole: of photos, of a photo that is made small first, of a video."""
-        engine, row = self.context.engine, self.context.registry.find(wanted.checkpoint)
-        facts = engine.describe(row.id, wanted.precision)
-        overlap = facts["reach"] or None if wanted.full else None
-        if Path(files[0]).suffix.lower() in VIDEOS:
-            VideoSource(files[0], max_seconds=MOST_SECONDS, max_pixels=1_000_000)
-            file = folder / f"{Path(files[0]).stem}_x{wanted.scale or facts['scale']:g}.mp4"
-            how: dict[str, Any] = {"scale": wanted.scale, "blend": wanted.blend, "precision": wanted.precision}
-            yield from upscale_video(engine, VideoRequest(row.id, files[0], file, visitor=who, **how))
-        elif wanted.small:
-            photo = photo_of(files[0])
-            less = shrunk(photo, facts["scale"])
-            request = wanted.request(row.id, less, overlap=overlap, visitor=who)
-            file = folder / name_of(less, request, facts["scale"])
-            for event in upscale(engine, wanted.request(row.id, less, overlap=overlap, visitor=who, file=file)):
-                if isinstance(event, Progress):
-                    yield event
-                else:
-                    yield FilesResult([(photo.name, file)], [], {photo.name: event.notes})
-        else:
-            how = {"scale": wanted.scale, "width": wanted.width, "blend": wanted.blend, "precision": wanted.precision}
-            most = most_pixels(wanted.scale or facts["scale"])
-            archive = folder / "enlarged.zip" if len(files) > 1 else None
-            how |= {"overlap": overlap, "visitor": who, "archive": archive, "max_pixels": most}
-            yield from upscale_files(engine, files, folder, row.id, **how)
+        yield {**self._files(result, seconds, folder), self.stop: self._stop_button(who)}
 
     def _files(self, result: FilesResult, seconds: float, folder: Path) -> dict[Any, Any]:
         """What is done, ready to be downloaded; the page shows the whole of a single photo."""
         file = result.archive or result.done[0][1]
         words = f"{len(result.done)} photos in {seconds:.0f} s. AI-generated."
-        picture, notes = None, [n for found in result.notes.values() for n in found]
+        picture, notes = None, [said for found in result.notes.values() for said in found]
         if result.archive is None:
-            with Image.open(file) as image:
-                size = image.size
-                if size[0] * size[1] <= MAX_IN_MEMORY:
-                    picture = folder / f"{file.stem}_shown.png"
-                    image.draft("RGB", (SHOWN, SHOWN))
-                    image.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS, reducing_gap=2.0)
-                    image.save(picture, icc_profile=image.info.get("icc_profile"))
+            size, picture = shown_whole(file, folder)
             words = f"{size[0]} × {size[1]} pixels in {seconds:.1f} s. AI-generated."
             if picture is None:
                 notes.append("The picture is too large to be shown here; the file has all of it.")
         else:
-            notes = [f"{name}: {note}" for name, found in result.notes.items() for note in found]
+            notes = [f"{name}: {said}" for name, found in result.notes.items() for said in found]
         notes += [f"{name}: {why}" for name, why in result.failed]
         return {
             self.whole: gr.Image(str(picture) if picture else None, visible=picture is not None),
@@ -449,7 +433,6 @@ class UpscaleTab:
             ),
             self.notes: view.sentences_of(notes),
             self.note: note(words),
-            self.stop: gr.Button(interactive=False),
         }
 
     # When the page is opened
