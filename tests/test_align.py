@@ -12,7 +12,7 @@ from ganhub.data import landmarks
 from ganhub.errors import BadInput
 from ganhub.imaging import align
 from ganhub.imaging.align import Square, cut, face_mask, ffhq_square, paste, square_for, square_of
-from ganhub.registry import Checkpoint, Registry, load_registry
+from ganhub.registry import Checkpoint, PathSource, Registry, load_registry
 
 CASES = ["astronaut_256", "astronaut_256_t4096", "astronaut_64", "rot30_256", "crop_padded_256"]
 
@@ -154,28 +154,71 @@ def test_refusals():
     aligned = cut(waves(400, 330), TILTED, 64)
     with pytest.raises(BadInput, match="64x64"):
         paste(waves(400, 330), waves(32, 32), aligned, np.zeros((64, 64)))
-    with pytest.raises(BadInput, match="by landmarks or eyes, not by 'nose'"):
+    with pytest.raises(BadInput, match="by landmarks, points, eyes, not by 'nose'"):
         landmarks.locate(np.zeros((64, 64, 3), np.uint8), "nose")
     with pytest.raises(BadInput, match="uint8"):
         landmarks.locate(np.zeros((64, 64)), "eyes")
 
 
+@pytest.fixture
+def blazeface(shared, monkeypatch):
+    """The network of the row, from the folder of real checkpoints."""
+    file = shared / "weights" / "blazeface_hollance" / "blazefaceback.pth"
+    row = load_registry().find("blazeface-back")
+    monkeypatch.setattr(
+        landmarks, "load_registry", lambda: Registry([row.model_copy(update={"source": PathSource(path=str(file))})])
+    )
+    landmarks._blazeface.cache_clear()
+    yield
+    landmarks._blazeface.cache_clear()
+
+
+def marked(folder):
+    """Portraits of the London Set with the square by the eyes and the mouth that people marked."""
+    for file in sorted((folder / "landmarks").glob("*.json"))[::15]:
+        points = np.array(json.loads(file.read_text()))
+        eyes_and_mouth = [18, 19, 21, 22, 28, 30], [23, 24, 26, 27, 31, 33], [87, 93]
+        square = square_of(*(points[chosen].mean(axis=0) for chosen in eyes_and_mouth))
+        yield Image.open(folder / "original" / f"{file.stem}.jpg").convert("RGB"), square
+
+
+def off(found: Square, true: Square) -> float:
+    """Mean distance of the corners over the side."""
+    return np.linalg.norm(found.corners - true.corners, axis=1).mean() / true.side
+
+
 def test_eyes_alone_come_close(shared):
     """The figures that `ganhub.data.landmarks` states, on every fifteenth of its pictures."""
     pytest.importorskip("skimage")
-    folder = shared / "data" / "portraits"
     errors = []
-    for file in sorted((folder / "landmarks").glob("*.json"))[::15]:
-        points = np.array(json.loads(file.read_text()))
-        left, right, mouth = (
-            points[p].mean(axis=0) for p in ([18, 19, 21, 22, 28, 30], [23, 24, 26, 27, 31, 33], [87, 93])
-        )
-        true = square_of(left, right, mouth)
-        (found,) = landmarks.locate(
-            np.array(Image.open(folder / "original" / f"{file.stem}.jpg").convert("RGB")), "eyes"
-        )
-        errors.append(np.linalg.norm(found.square.corners - true.corners, axis=1).mean() / true.side)
+    for photo, true in marked(shared / "data" / "portraits"):
+        (found,) = landmarks.locate(np.array(photo), "eyes")
+        errors.append(off(found.square, true))
     assert len(errors) == 7 and np.mean(errors) < 0.04 and max(errors) < 0.09
+
+
+def test_points_come_close_and_are_found_at_any_turn(shared, blazeface):
+    errors = []
+    for number, (photo, true) in enumerate(marked(shared / "data" / "portraits")):
+        (found,) = landmarks.locate(np.array(photo), "points")
+        errors.append(off(found.square, true))
+        angle = 15 * number  # counted against the clock
+        (turned,) = landmarks.locate(np.array(photo.rotate(angle, fillcolor=(128, 128, 128))), "points")
+        across = turned.square.corners[3] - turned.square.corners[0]
+        assert np.degrees(np.arctan2(-across[1], across[0])) == pytest.approx(angle, abs=6)
+    assert len(errors) == 7 and np.mean(errors) < 0.035 and max(errors) < 0.07
+
+
+def test_several_faces_and_none(shared, blazeface):
+    (one, _), (other, _), *_ = marked(shared / "data" / "portraits")
+    group = Image.new("RGB", (1500, 700), (70, 90, 110))
+    group.paste(one.resize((480, 480)), (60, 100))
+    group.paste(other.resize((300, 300)), (700, 200))
+    group.paste(one.resize((200, 200)), (1200, 300))
+    found = landmarks.locate(np.array(group), "points")
+    middles = [face.square.place(0.5, 0.5) for face in found]
+    assert len(found) == 3 and [int(x > 600) + int(x > 1100) for x, _ in middles] == [0, 1, 2]
+    assert landmarks.locate(np.array(waves(400, 300)), "points") == []
 
 
 @pytest.mark.slow
@@ -201,7 +244,7 @@ def test_landmarks_are_those_of_face_alignment(tmp_path, monkeypatch):
         for name, file in files.items()
     ]  # fmt: skip
     monkeypatch.setattr(landmarks, "load_registry", lambda: Registry(rows))
-    assert landmarks.missing() is None
+    assert landmarks.missing("landmarks") is None
     cached = tmp_path / "torch" / "hub" / "checkpoints"
     cached.mkdir(parents=True)
     shutil.copy(files["face-alignment-2dfan4"], cached / library.api.models_urls["2DFAN-4"].rpartition("/")[2])
@@ -226,7 +269,7 @@ def test_landmarks_are_those_of_face_alignment(tmp_path, monkeypatch):
 def test_what_the_precise_way_lacks_is_said():
     import importlib.util
 
-    sentence = landmarks.missing()
+    sentence = landmarks.missing("landmarks")
     if importlib.util.find_spec("face_alignment") is None:
         assert sentence is not None and "ganhub[faces]" in sentence
         with pytest.raises(BadInput, match="install it"):
