@@ -89,7 +89,7 @@ def look(picture: np.ndarray, green: bool | None = None) -> Seen:
     leafy = subject & (names == COLOURS.index("green"))
     if green is not False:
         leafy &= (lab[..., 0] < 74) & (_chroma(lab) < 44)
-    core = _opened(subject, 0.6 * ndimage.distance_transform_edt(np.pad(subject, 1)).max())
+    core = _opened(subject, 0.6 * _inner(subject).max())
     outside = _opened(leafy & ~ndimage.binary_dilation(core, iterations=2), 1)
     much, some = leafy.sum() / subject.sum(), outside.sum() / subject.sum()
     only_leaf = bool(green is not True and much > (0.9 if green is False else 0.8) and not _is_smooth(lab, core))
@@ -175,18 +175,25 @@ def _subject(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # Shadows and pencil darken all channels alike; paint does not.
     paint = (np.ptp(away.clip(0), axis=2) > 24) | (away.max(axis=2) > 110)
     scale = min(picture.shape[:2]) / 64
-    whole = ndimage.binary_closing(np.pad(ndimage.binary_opening(paint), 8), _disc(4 * scale))[8:-8, 8:-8]
+    reach = math.sqrt((4 * scale) ** 2 + 0.5)
+    grown = _within(np.pad(ndimage.binary_opening(paint), math.ceil(reach)), reach)
+    whole = (_inner(grown) > reach)[math.ceil(reach) : -math.ceil(reach), math.ceil(reach) : -math.ceil(reach)]
     return _opened(ndimage.binary_fill_holes(whole), 2 * scale), paper, away.max(axis=2) > 60
 
 
-def _disc(radius: float) -> np.ndarray:
-    reach = math.ceil(radius)
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    return x * x + y * y <= radius * radius + 0.5
-
-
 def _opened(mask: np.ndarray, radius: float) -> np.ndarray:
-    return ndimage.binary_opening(mask, _disc(radius))
+    """Opening with a disc; by distances, since large discs are slow otherwise."""
+    within = math.sqrt(radius * radius + 0.5)
+    return _within(_inner(mask) > within, within)
+
+
+def _inner(mask: np.ndarray) -> np.ndarray:
+    """Distances to what is outside; beyond the picture all is."""
+    return ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+
+
+def _within(mask: np.ndarray, distance: float) -> np.ndarray:
+    return ndimage.distance_transform_edt(~mask) <= distance if mask.any() else mask
 
 
 def _bodies(mask: np.ndarray) -> list[np.ndarray]:
@@ -219,7 +226,7 @@ def _apart(mask: np.ndarray) -> list[np.ndarray]:
     is not."""
     if not _is_tall(mask):
         return [mask]
-    core = _opened(mask, 0.75 * ndimage.distance_transform_edt(np.pad(mask, 1)).max())
+    core = _opened(mask, 0.75 * _inner(mask).max())
     labels, count = ndimage.label(core)
     if count > 1:
         nearest = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
@@ -255,14 +262,14 @@ def _skin_of_cut(rim: np.ndarray, flesh: tuple[str, ...]) -> str | None:
 
 def _odds(hull: np.ndarray, lab: np.ndarray, paper: np.ndarray) -> float:
     """How sure it is that a fruit is cut open; 0 for one too small to tell."""
-    if ndimage.distance_transform_edt(np.pad(hull, 1)).max() < 7:
+    if _inner(hull).max() < 7:
         return 0.0
     return _CUT["bias"] + float(np.dot(_measures(hull, lab, paper), list(_CUT.values())[1:]))
 
 
 def _depth(hull: np.ndarray) -> np.ndarray:
     """0 at the rim of a mask and outside, 1 in its middle."""
-    depth = ndimage.distance_transform_edt(np.pad(hull, 1))[1:-1, 1:-1]
+    depth = _inner(hull)
     return depth / depth.max()
 
 
