@@ -125,7 +125,7 @@ class PreparedDense(nn.Module):
 
 
 class PreparedResidual(nn.Module):
-    """A `ResidualBlock` for inference. What is added up over the blocks stays in float32: roundings would add up too."""
+    """A `ResidualBlock` for inference. The sum over the blocks stays in float32: roundings would add up as well."""
 
     def __init__(self, block: ResidualBlock, dtype: torch.dtype):
         super().__init__()
