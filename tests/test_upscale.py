@@ -349,6 +349,32 @@ def test_what_is_compared_with(engine):
     assert heat[:50].mean() > 100 and (heat[50:] == 0).all()
 
 
+@pytest.mark.parametrize("scale", [4, 2])
+def test_photos_of_every_kind_equal_real_esrgan_s_own_script(reference, shared, scale):
+    """RealESRGANer mirrors ten more pixels at the right and at the bottom, unless it is told not to."""
+    case = reference("sr/realesrganer_enhance")
+    bgr = case.inputs["bgr"]
+    row = Checkpoint(id="esrgan", title="t", task=("upscale",), family="rrdb", license="mit", commercial_use=True,
+                     source={"path": str(shared / f"reference/sr/realesrgan_rrdb_x{scale}.pth")})  # fmt: skip
+    with Engine(Registry([row]), device="cpu") as own:
+
+        def large(pixels, alpha=None, more=10):
+            pixels, alpha = (
+                None if a is None else np.pad(a, [(0, more), (0, more), (0, 0)][: a.ndim], mode="reflect")
+                for a in (pixels, alpha)
+            )
+            made = run(own, "esrgan", Photo(np.ascontiguousarray(pixels), alpha)).pixels
+            return made[: 29 * scale, : 37 * scale]
+
+        case.check(f"x{scale}_prepad0_bgr", large(bgr[..., ::-1], more=0)[..., ::-1], 1)
+        case.check(f"x{scale}_plain_bgr", large(bgr[..., ::-1])[..., ::-1], 1)
+        case.check(f"x{scale}_gray", large(bgr[..., 1:2])[..., 0], 1)
+        both = large(bgr[..., ::-1], np.ascontiguousarray(bgr[..., 2]))
+        case.check(f"x{scale}_bgra", both[..., [2, 1, 0, 3]], 1)
+        deep = large(bgr[..., ::-1].astype(np.uint16) * 257)
+        case.check(f"x{scale}_uint16_bgr", deep[..., ::-1], 2)
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_picture(tmp_path):
     """A photo of 6 megapixels makes one of 96: as pixels alone 288 MB, and Pillow would hold 384."""
