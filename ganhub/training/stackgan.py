@@ -29,6 +29,7 @@ from ganhub.training.augment import Augment
 from ganhub.training.char_cnn_rnn import as_input, one_hot, places, split
 from ganhub.training.options import checkpoint_file, option
 from ganhub.training.pair import ADA_KIMG, autocast, side
+from ganhub.training.reals import shares
 from ganhub.training.workers import Workers
 
 KIMG, SNAP = 2000, 25
@@ -52,6 +53,8 @@ class Settings:
     color: float = option(0.0, "weight of the difference of colours between stages; the paper has 50 without sentences")
     ema: float = option(0.999, "share of the average of G's weights that a step keeps")
     mirror: bool = option(False, "show half of the real pictures mirrored")
+    balance: bool = option(False, "draw every class by the square root of its size")
+    fewest: int = option(1, "leave out classes with fewer pictures")
     aug: str = option("noaug", "ada: what the discriminators see is augmented, as far as needed; or noaug")
     augpipe: str = option("bgc", "which augmentations: blit, geom, color, filter, noise, cutout, bg, bgc, ..., bgcfnc")
     target: float = option(0.6, "ada keeps the mean sign of the last discriminator on real pictures here")
@@ -86,6 +89,11 @@ class Trainer:
         self.dtype = autocast(s.precision, device)
         self.data = data
         self.trained, self.held_out = split(len(data), s.hold_out)
+        self.shares = torch.ones(len(self.trained))
+        weights = shares(data, s.balance, s.fewest)
+        if weights is not None:
+            self.shares = weights[self.trained].float()
+            self.held_out = [i for i in self.held_out if weights[i] > 0]
         self.shown = torch.from_numpy(data.pictures()).permute(0, 3, 1, 2).contiguous()
         self.embeddings, self.texts = embedded(s.encoder, data, device)
         torch.manual_seed(s.seed)
@@ -134,7 +142,7 @@ class Trainer:
 
     def draw(self, n: int) -> tuple[list[int], list[int], Tensor | None]:
         """Pictures, others that none of the sentences stand for, and the sentences' embeddings [n, text_dim]."""
-        index = torch.randint(len(self.trained), (2, n), generator=self.rng)
+        index = self._some(2 * n, self.rng).view(2, n)
         chosen, wrong = ([self.trained[i] for i in row] for row in index.tolist())
         if not self.text:
             return chosen, wrong, None
@@ -142,10 +150,14 @@ class Trainer:
         for at, (i, k) in enumerate(zip(chosen, which, strict=True)):
             others = int(index[1, at])
             for further in range(len(self.trained)):  # the next one that the sentence does not stand for
-                wrong[at] = self.trained[(others + further) % len(self.trained)]
-                if self.texts[i][k] not in self.texts[wrong[at]]:
+                other = (others + further) % len(self.trained)
+                wrong[at] = self.trained[other]
+                if self.shares[other] > 0 and self.texts[i][k] not in self.texts[wrong[at]]:
                     break
         return chosen, wrong, torch.stack([self.embeddings[i][k] for i, k in zip(chosen, which, strict=True)])
+
+    def _some(self, n: int, rng: torch.Generator) -> Tensor:
+        return torch.multinomial(self.shares, n, replacement=True, generator=rng)
 
     def noise(self, n: int, width: int) -> Tensor:
         return torch.randn(n, width, generator=self.rng).to(self.workers.device)
@@ -213,7 +225,7 @@ class Trainer:
 
     def said(self, count: int, rng: torch.Generator) -> Tensor:
         """Embeddings [count, text_dim] of sentences that are trained on."""
-        chosen = [self.trained[i] for i in torch.randint(len(self.trained), (count,), generator=rng).tolist()]
+        chosen = [self.trained[i] for i in self._some(count, rng).tolist()]
         which = [int(torch.randint(len(self.texts[i]), (), generator=rng)) for i in chosen]
         return torch.stack([self.embeddings[i][k] for i, k in zip(chosen, which, strict=True)])
 
