@@ -4,12 +4,14 @@ import csv
 
 import numpy as np
 import pytest
+from PIL import Image
 from skimage.draw import disk, ellipse
 
 from ganhub.cli import main
 from ganhub.data.captions import CaptionedSet
 from ganhub.data.dataset import PictureSet, write_set
 from ganhub.data.describe import COLOURS, Body, Seen, colour_names, look
+from ganhub.data.pages import Page
 from ganhub.data.sentences import PER_PICTURE, look_at, plural, sentences, singular
 from ganhub.errors import BadInput
 
@@ -97,6 +99,46 @@ def test_leaf_stem_and_shape():
         oval = paper()
         oval[ellipse(32, 32, *radii, shape=(64, 64))] = RGB["orange"]
         assert look(oval).bodies[0].shape == shape
+
+
+REAL = """
+    1252 35 26 59 w red; 5399 38 44 57 w purple|dark-red|black; 2274 29 24 74 w yellow
+    3406 30 29 67 w red|orange; 6973 45 35 43 w green; 2575 26 31 74 w red
+    2608 28 23 71 w red|orange; 4203 35 87 59 w red|dark-red; 6509 37 33 59 w red|dark-red
+    6271 39 28 52 w brown|red; 1344 32 27 64 w dark-red|brown; 2232 30 22 67 w orange|brown
+    4943 37 29 55 w yellow|green; 4580 29 28 70 w red|orange; 4428 28 26 70 w yellow
+    2632 32 26 67 w red|orange; 4842 35 29 61 w green; 2424 30 21 64 w brown
+    1815 31 28 64 w red; 4217 22 24 79 w red|dark-red; 3158 30 24 63 w red
+    5112 1 29 124 w green|black; 1489 29 21 67 w green|brown; 4618 28 28 70 w yellow|green
+    3937 30 25 73 w red; 485 29 25 63 w orange; 2695 29 19 65 w dark-red|black
+    5839 34 24 60 w red|yellow|orange; 2991 31 27 61 w yellow|brown|orange; 1883 29 25 66 w red|pink
+    2084 35 29 63 w red|orange; 578 27 97 72 c orange; 2629 28 83 72 c cream|white
+    5643 41 100 44 c orange|brown; 711 31 96 70 c orange|red; 6590 35 41 55 c yellow|orange|cream
+    2823 31 86 70 c cream|white; 2547 38 95 66 c cream|yellow; 5978 33 97 64 c orange|yellow|red
+    3671 27 84 72 c cream; 331 12 36 103 c yellow|cream; 6668 39 93 45 c cream|white
+    2665 31 86 66 c cream|yellow; 2154 41 90 42 c cream|pink; 2254 39 90 59 c cream|white
+    2897 41 96 52 c cream|white; 6219 38 95 49 c cream|white|pink; 532 28 99 71 c orange|yellow
+    4331 31 90 65 c cream|yellow
+"""
+"""Number of the file, corner and side of a square, whole or cut, colours that a person would name first."""
+
+
+def test_real_watercolours(shared):
+    """Squares drawn at random and named by eye; of the cuts, which the measures were weighed by, a part."""
+    told, right, coloured = [], [], []
+    for line in REAL.replace(";", "\n").strip().splitlines():
+        number, x, y, side, cut, colours = line.split()
+        with Image.open(shared / f"data/pomological/images/image-{number}.jpg") as page:
+            square = Page(np.asarray(page.convert("RGB"))).cut(int(x), int(y), int(side))
+        seen = look(np.asarray(Image.fromarray(square).resize((64, 64), Image.Resampling.LANCZOS)))
+        body = seen.bodies[0]
+        if body.cut is not None:
+            told.append(body.cut)
+            right.append(body.cut == (cut == "c"))
+        coloured.append(bool(body.colours) and body.colours[0].replace(" ", "-") in colours.split("|"))
+        assert not seen.only_leaf and len(seen.bodies) == 1
+    assert len(told) >= 0.8 * len(coloured) and np.mean(right) >= 0.95
+    assert np.mean(coloured) >= 0.9
 
 
 def test_an_empty_page():
