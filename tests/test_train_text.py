@@ -214,6 +214,26 @@ def test_stackgan_resumes_bit_for_bit(art, encoder, tmp_path, kind):
     assert torch.allclose(last, whole.Ds[-1].logits[0].weight, atol=1e-2)
 
 
+def test_augmented_pictures_are_warped_in_float32(art, encoder):
+    settings = replace(STACK, encoder=str(encoder), aug="ada", precision="bfloat16")
+    trainer = stackgan.Trainer(settings, data_of(art, settings), Workers("cpu"))
+    trainer.augment.p.fill_(0.9)
+    figures = trainer.step()
+    assert all(torch.isfinite(value.detach()) for value in figures.values())
+
+
+def test_rare_kinds_are_drawn_more_often(art, encoder):
+    settings = replace(STACK, encoder=str(encoder), balance=True)
+    data = data_of(art, settings)
+    trainer = stackgan.Trainer(settings, data, Workers("cpu"))
+    counts = np.bincount(data.labels)
+    want = {int(c): 1 / np.sqrt(counts[c]) for c in set(data.labels)}
+    for i, share in zip(trainer.trained, trainer.shares.tolist(), strict=True):
+        assert share == pytest.approx(want[int(data.labels[i])], rel=1e-5)
+    with pytest.raises(BadInput, match="fewest"):
+        stackgan.Trainer(replace(settings, fewest=10**6), data, Workers("cpu"))
+
+
 def test_a_step_moves_every_network_and_has_every_loss(art, encoder):
     settings = replace(STACK, encoder=str(encoder), color=1.0)
     trainer = stackgan.Trainer(settings, data_of(art, settings), Workers("cpu"))

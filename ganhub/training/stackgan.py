@@ -211,8 +211,10 @@ class Trainer:
         return figures
 
     def _scores(self, D: Any, pictures: Tensor, code: Tensor | None) -> list[Tensor]:
-        shown = pictures if self.augment is None else self.augment(pictures)
-        return [score.float() for score in D.scores(shown, code)]
+        if self.augment is not None:
+            with torch.autocast(self.workers.device.type, enabled=False):  # its geometry needs float32
+                pictures = self.augment(pictures)
+        return [score.float() for score in D.scores(pictures, code)]
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.workers.device.type, self.dtype, enabled=self.dtype is not None)
