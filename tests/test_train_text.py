@@ -225,6 +225,9 @@ def test_augmented_pictures_are_warped_in_float32(art, encoder):
 def test_rare_kinds_are_drawn_more_often(art, encoder):
     settings = replace(STACK, encoder=str(encoder), balance=True)
     data = data_of(art, settings)
+    with pytest.raises(BadInput, match="no classes"):
+        stackgan.Trainer(settings, data, Workers("cpu"))
+    data.labels = (np.arange(len(data)) % 4 > 0).astype(np.int64)
     trainer = stackgan.Trainer(settings, data, Workers("cpu"))
     counts = np.bincount(data.labels)
     want = {int(c): 1 / np.sqrt(counts[c]) for c in set(data.labels)}
