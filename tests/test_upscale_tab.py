@@ -89,7 +89,7 @@ def test_panes_come_one_after_the_other(engine, cat):
     for event in tab.preview(engine, cat, tab.Wanted("tiny-x4", ("tiny-other",))):
         if isinstance(event, tab.Preview):
             seen.append((len(event.panes), list(event.waiting), event.whole))
-    assert seen == [(1, ["Tiny-X4", "Tiny-Other"], False), (2, ["Tiny-Other"], False), (3, [], True)]
+    assert seen == [(1, ["tiny-x4", "tiny-other"], False), (2, ["tiny-other"], False), (3, [], True)]
 
 
 def test_a_network_that_enlarges_less_is_enlarged_on(engine, cat):
@@ -100,13 +100,13 @@ def test_a_network_that_enlarges_less_is_enlarged_on(engine, cat):
 
 def test_what_is_not_here_is_said_and_not_fetched(engine, cat):
     made = previewed(engine, cat, tab.Wanted("away-x4", ("tiny-x4",)), ask=["tiny-x4"])
-    assert [pane.name for pane in made.panes] == ["Bicubic", "Tiny-X4"] and made.map is None
+    assert [pane.name for pane in made.panes] == ["Bicubic", "tiny-x4"] and made.map is None
     assert "Away is not on this machine yet" in made.remarks[0] and not made.whole
 
 
 def test_a_network_that_fails_loses_only_itself(engine, cat):
     made = previewed(engine, cat, tab.Wanted("tiny-x4", ("away-x4",)))
-    assert [pane.name for pane in made.panes] == ["Bicubic", "Tiny-X4"]
+    assert [pane.name for pane in made.panes] == ["Bicubic", "tiny-x4"]
     assert made.remarks[0].startswith("Away is left out: ") and not made.whole
 
 
@@ -223,6 +223,20 @@ def test_several_files_become_a_zip(engine, tmp_path):
     assert sizes == {"photo0_x2.jpg": (40, 32), "photo1_x2.png": (18, 60)}
 
 
+@pytest.mark.parametrize("size, ending", [((2500, 2500), "jpg"), ((2501, 2500), "png"), ((17000, 10), "png")])
+def test_a_photo_of_a_phone_outgrows_its_jpeg(size, ending):
+    photo = Photo(np.zeros((size[1], size[0], 1), np.uint8), format="JPEG", name="p")
+    assert wholes.name_of(photo, UpscaleRequest("tiny-x4", photo), 4) == f"p_x4.{ending}"
+
+
+@pytest.mark.parametrize("text", ["", None, " "])
+def test_sizes_are_read(text):
+    assert view.number_of(text, "It", float) is None
+    assert view.number_of(" 2,5 ", "It", float) == 2.5 and view.number_of("640", "It", int) == 640
+    with pytest.raises(BadInput, match="It must be a whole number, not '1.5'"):
+        view.number_of("1.5", "It", int)
+
+
 def test_the_whole_of_a_photo_made_small_first(engine, cat, tmp_path):
     result = result_of(wholes.whole(engine, [CAT], tab.Wanted("tiny-x4", small=True), "me", tmp_path))
     file = result.done[0][1]
@@ -327,8 +341,8 @@ def test_upscale_compare_gives_a_sheet(client, jpeg):
     how = {"photo": handle_file(CAT), "checkpoints": "tiny-x4, tiny-other", "small_first": True}
     sheet, about = client.predict(**how, api_name="/upscale_compare")
     methods = about["methods"]
-    assert list(methods) == ["Bicubic", "Tiny-X4", "Tiny-Other", "Your photo", "Invented detail"]
-    assert methods["Bicubic"]["psnr_y"] > 25 and methods["Tiny-X4"]["checkpoint"] == "tiny-x4"
+    assert list(methods) == ["Bicubic", "tiny-x4", "tiny-other", "Your photo", "Invented detail"]
+    assert methods["Bicubic"]["psnr_y"] > 25 and methods["tiny-x4"]["checkpoint"] == "tiny-x4"
     with Image.open(sheet) as image:
         assert image.width >= 5 * 448 and image.height > 300
 

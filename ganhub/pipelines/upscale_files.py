@@ -13,7 +13,7 @@ import numpy as np
 
 from ganhub.errors import BadInput, GanHubError
 from ganhub.imaging import Photo, VideoWriter, read_photo
-from ganhub.imaging.bands import output_format
+from ganhub.imaging.bands import MAX_COLLECTED, MAX_SIDE, output_format
 from ganhub.imaging.photos import MAX_PIXELS
 from ganhub.imaging.video import VideoSource
 from ganhub.pipelines._work import load
@@ -169,7 +169,11 @@ class _Archive:
 def name_of(photo: Photo, request: UpscaleRequest, scale: int) -> str:
     """`NAME_x4.png`: the photo's own name, how much larger, and its own format where that can hold the result."""
     larger = f"{request.width}px" if request.width else f"x{request.scale or scale:g}"
+    factor = request.width / photo.size[0] if request.width else request.scale or scale
+    width, height = (round(side * factor) for side in photo.size)
     kind = output_format(photo)
+    if kind != "png" and (max(width, height) > MAX_SIDE[photo.format] or width * height > MAX_COLLECTED):
+        kind = "png"
     return f"{photo.name}_{larger}.{'png' if photo.alpha is not None and kind == 'jpg' else kind}"
 
 

@@ -117,7 +117,7 @@ class Preview:
     remarks: list[str] = field(default_factory=list)
     """What is missing here and why, in sentences."""
     waiting: list[str] = field(default_factory=list)
-    """Titles of the networks that are still to answer."""
+    """Networks that are still to answer."""
 
     @property
     def whole(self) -> bool:
@@ -199,7 +199,7 @@ def preview(
         name = "Your photo" if wanted.small else "True picture"
         made.truth = Pane(name, "the truth", region.true(truth), profile=truth.profile)
     made.panes.append(_measured(Pane("Bicubic", "no network", plain, profile=small.profile), made, engine))
-    made.waiting = [row.title for row in asked]
+    made.waiting = [row.id for row in asked]
     made.remarks += [f"{row.title} is not on this machine yet." for row in rows if row not in asked]
     yield made
     for row in asked:
@@ -212,28 +212,28 @@ def preview(
             with closing(upscale(engine, request)) as events:
                 for event in events:
                     if isinstance(event, Progress):
-                        yield Progress(0, 0, f"{row.title} is at work")
+                        yield Progress(0, 0, f"{row.id} is at work")
                     else:
                         large = event
         except GanHubError as error:
             if row is rows[0]:
                 raise
-            made.waiting.remove(row.title)
+            made.waiting.remove(row.id)
             made.remarks.append(f"{row.title} is left out: {error.message}")
             yield made
             continue
-        words = f"{row.license}, {monotonic() - began:.1f} s"
+        words = f"{row.title} · {row.license} · {monotonic() - began:.1f} s"
         if large.size != region.target:
-            words += f", {large.size[0] / region.part.size[0]:g}× by itself"
+            words += f" · {large.size[0] / region.part.size[0]:g}× by itself"
         pixels = region.cut(_fitted(large.pixels, region.target))
         if pixels.shape[2] != plain.shape[2]:
             pixels = np.broadcast_to(pixels[..., :1], (*pixels.shape[:2], plain.shape[2]))
-        pane = Pane(row.title, words, pixels, large.provenance, profile=small.profile)
+        pane = Pane(row.id, words, pixels, large.provenance, profile=small.profile)
         made.panes.append(_measured(pane, made, engine))
         if row is rows[0]:
             heat = np.asarray(departure(pixels, plain))
-            made.map = Pane(MAP, f"{row.title} against bicubic", heat)
-        made.waiting.remove(row.title)
+            made.map = Pane(MAP, f"{row.id} against bicubic", heat)
+        made.waiting.remove(row.id)
         yield made
 
 

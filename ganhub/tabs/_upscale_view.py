@@ -16,6 +16,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from ganhub.errors import BadInput
 from ganhub.imaging import Photo
 from ganhub.tabs._upscale_preview import FIGURES, MAP, Preview
 
@@ -251,3 +252,17 @@ def sentences_of(notes: Sequence[str]) -> str:
     found = (re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(note)) for note in dict.fromkeys(notes))
     items = "".join(f"<li>{note}</li>" for note in found)
     return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def number_of(text: str | None, what: str, kind: Any) -> Any:
+    """What a visitor wrote; None where he wrote nothing.
+
+    Raises:
+        BadInput: it is no number.
+    """
+    if not str(text or "").strip():
+        return None
+    try:
+        return kind(str(text).strip().replace(",", "."))
+    except ValueError as error:
+        raise BadInput(f"{what} must be a {'whole ' * (kind is int)}number, not '{str(text)[:20]}'.") from error

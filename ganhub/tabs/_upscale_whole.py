@@ -25,7 +25,8 @@ SHOWN = 1600
 
 
 def whole(engine: Any, files: Sequence[str | Path], wanted: Wanted, visitor: str, folder: Path) -> Iterator[Any]:
-    """Progress, then a FilesResult, or a VideoResult where the first file is a video.
+    """Progress, then a FilesResult, or a VideoResult where the last file is a video. That, and a photo that is made
+    small first, goes alone.
 
     Raises:
         GanHubError: the network cannot be had, or there is not one file that can be enlarged.
@@ -34,10 +35,10 @@ def whole(engine: Any, files: Sequence[str | Path], wanted: Wanted, visitor: str
     scale = wanted.scale or facts["scale"]
     how: dict[str, Any] = {"scale": wanted.scale, "blend": wanted.blend, "precision": wanted.precision}
     how["visitor"] = visitor
-    if Path(files[0]).suffix.lower() in VIDEOS:
-        VideoSource(files[0], max_seconds=MOST_SECONDS, max_pixels=MOST_FRAME)  # which refuses what is over them
-        file = folder / f"{Path(files[0]).stem}_x{scale:g}.mp4"
-        yield from upscale_video(engine, VideoRequest(wanted.checkpoint, files[0], file, **how))
+    if Path(files[-1]).suffix.lower() in VIDEOS:
+        VideoSource(files[-1], max_seconds=MOST_SECONDS, max_pixels=MOST_FRAME)  # which refuses what is over them
+        file = folder / f"{Path(files[-1]).stem}_x{scale:g}.mp4"
+        yield from upscale_video(engine, VideoRequest(wanted.checkpoint, files[-1], file, **how))
         return
     how["overlap"] = facts["reach"] or None if wanted.full else None
     if not wanted.small:
@@ -45,7 +46,7 @@ def whole(engine: Any, files: Sequence[str | Path], wanted: Wanted, visitor: str
         how |= {"width": wanted.width, "archive": archive, "max_pixels": most_pixels(scale)}
         yield from upscale_files(engine, files, folder, wanted.checkpoint, **how)
         return
-    small = shrunk(photo_of(files[0]), facts["scale"])
+    small = shrunk(photo_of(files[-1]), facts["scale"])
     request = wanted.request(wanted.checkpoint, small, visitor=visitor, overlap=how["overlap"])
     file = folder / name_of(small, request, facts["scale"])
     for event in upscale(engine, replace(request, file=file)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ganhub.pipelines.upscale_files import FilesResult, VideoResult
 from ganhub.registry import Checkpoint
 from ganhub.tabs import Context, _upscale_api
 from ganhub.tabs import _upscale_view as view
+from ganhub.tabs._runs import Runs
 from ganhub.tabs._upscale_preview import MOST_MODELS, VIDEOS, Preview, Wanted, photo_of, preview, scale_of
 from ganhub.tabs._upscale_whole import shown_whole, whole
 from ganhub.tabs._widgets import (
@@ -66,10 +67,7 @@ class UpscaleTab:
 
     def __init__(self, context: Context):
         self.context = context
-        self._runs: dict[str, set[threading.Event]] = {}
-        """By visitor: what ends each of his runs."""
-        self._looks: dict[str, threading.Event] = {}
-        """By visitor: what ends his preview when he wants another one."""
+        self.runs = Runs()
         self._first: Preview | None = None
         self._first_lock = threading.Lock()
 
@@ -126,14 +124,14 @@ class UpscaleTab:
 
     def _lay_out_more(self, row: Checkpoint) -> None:
         with gr.Row():
-            self.scale = gr.Number(
-                None, label="Times larger", info="Empty for all it can", minimum=1, maximum=16, placeholder="all",
-                min_width=120, elem_id="upscale-scale",
+            # Text: an empty number becomes 0 where it is first shown inside an accordion.
+            self.scale = gr.Textbox(
+                "", label="Times larger", info="Empty for all it can", placeholder="all", min_width=120,
+                elem_id="upscale-scale",
             )  # fmt: skip
-            self.width = gr.Number(
-                None, label="Or width in pixels", info="Of the result", precision=0, minimum=1, maximum=100_000,
-                min_width=120, elem_id="upscale-width",
-            )  # fmt: skip
+            self.width = gr.Textbox(
+                "", label="Or width in pixels", info="Of the result", min_width=120, elem_id="upscale-width"
+            )
         blend, words = self._blend(row)
         self.blend = gr.Slider(0, 1, 0, step=0.05, label="Blend", info=words, visible=blend, elem_id="upscale-blend")
         self.precision = gr.Radio(
@@ -194,7 +192,7 @@ class UpscaleTab:
             "outputs": [self.picker.card, checkpoint, self.others, self.blend],
             **QUIET,
         }
-        taken = [self.finder, self.centre, self.whole, self.video, self.download, self.note]
+        taken = [self.drop, self.finder, self.centre, self.whole, self.video, self.download, self.note]
         context.demo.load(self.first_sight, None, region, **slow)
         for dropped in (self.drop.upload, self.drop.clear, self.drop.delete):
             dropped(self.took, [self.drop, self.example], taken, **slow).success(**look)
@@ -208,9 +206,9 @@ class UpscaleTab:
         self.blend.release(**look)
         self.true.upload(**look)
         self.true.clear(**look)
-        for number in (self.scale, self.width):
-            number.submit(**look)
-            number.blur(**look)
+        for size in (self.scale, self.width):
+            size.submit(**look)
+            size.blur(**look)
         self.run.click(**run).then(context.refresh, None, context.status, **QUIET).then(**fit)
         self.run.click(None, None, None, js=SHOW_RESULTS)
         self.stop.click(self.end_runs, None, self.stop, **QUIET)
@@ -249,20 +247,24 @@ class UpscaleTab:
     def picked(self, event: gr.SelectData) -> tuple[None, str]:
         return None, list(EXAMPLES)[event.index]
 
-    @sentences
     def took(self, files: list[str] | None, example: str) -> Iterator[dict[Any, Any]]:
         """A photo was dropped or chosen: it is shown, and what was made of another one goes."""
-        if files and len(files) > MOST_FILES:
-            raise BadInput(f"The page takes at most {MOST_FILES} files at a time, not {len(files)}.")
-        with work_folder() as folder:
-            yield {
-                self.finder: gr.HTML(view.finder_value(photo_of(_source(files, example)), folder)),
-                self.centre: (0.5, 0.5),
-                self.whole: gr.Image(None, visible=False),
-                self.video: gr.Video(None, visible=False),
-                self.download: gr.DownloadButton(visible=False),
-                self.note: progress_bar(0, 0, "A first look"),
-            }
+        try:
+            if files and len(files) > MOST_FILES:
+                raise BadInput(f"The page takes at most {MOST_FILES} files at a time, not {len(files)}.")
+            with work_folder() as folder:
+                yield {
+                    self.finder: gr.HTML(view.finder_value(photo_of(_source(files, example)), folder)),
+                    self.centre: (0.5, 0.5),
+                    self.whole: gr.Image(None, visible=False),
+                    self.video: gr.Video(None, visible=False),
+                    self.download: gr.DownloadButton(visible=False),
+                    self.note: progress_bar(0, 0, "A first look"),
+                }
+        except Exception as error:
+            said = shown(error)
+            yield {self.drop: (files or [])[:-1] or None, self.note: note(said.message, "failed")}
+            raise said from None
 
     def moved(self, event: gr.EventData) -> tuple[float, float]:
         x, y = (min(max(float(event._data.get(key, 0.5)), 0.0), 1.0) for key in "xy")
@@ -273,72 +275,49 @@ class UpscaleTab:
     def look(self, data: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         """The region by every network that is here; a new look ends the one before."""
         who = visitor(request)
-        with self._run(who) as stop:
-            if (before := self._looks.get(who)) is not None:
-                before.set()
-            self._looks[who] = stop
+        with self.runs.started(who, look=True) as stop:
             try:
                 if data[self.seen] == self._key(data):
                     return
                 with work_folder() as folder:
                     yield from self._look(data, who, stop, folder, fetch=False)
-                if stop.is_set() and self._looks.get(who) is stop:
-                    yield {self.note: note("Stopped."), self.stop: self._stop_button(who)}
+                if stop.is_set() and self.runs.newest(who, stop):
+                    yield {self.note: note("Stopped."), self.stop: self.runs.button(who)}
             except Exception as error:
-                said = shown(error)
-                yield {self.note: note(said.message, "failed"), self.stop: self._stop_button(who)}
+                yield self._failed(said := shown(error), who)
                 raise said from None
-            finally:
-                if self._looks.get(who) is stop:
-                    del self._looks[who]
 
     def enlarge(self, data: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         """The primary button: the region, where it is not there yet, then the whole."""
         who = visitor(request)
-        if (before := self._looks.get(who)) is not None:
-            before.set()
-        with self._run(who) as stop:
+        with self.runs.started(who) as stop:
             try:
                 yield {self.note: progress_bar(0, 0, "Waiting for a turn"), self.stop: gr.Button(interactive=True)}
                 with work_folder() as folder:
                     if data[self.seen] != self._key(data):
                         yield from self._look(data, who, stop, folder, fetch=True)
                     if not stop.is_set():
+                        yield {self.stop: gr.Button(interactive=True)}
                         yield from self._whole(data, who, stop, folder)
                 if stop.is_set():
-                    yield {self.note: note("Stopped."), self.stop: self._stop_button(who)}
+                    yield {self.note: note("Stopped."), self.stop: self.runs.button(who)}
             except Exception as error:
-                said = shown(error)
-                yield {self.note: note(said.message, "failed"), self.stop: self._stop_button(who)}
+                yield self._failed(said := shown(error), who)
                 raise said from None
 
-    @contextmanager
-    def _run(self, who: str) -> Iterator[threading.Event]:
-        stop = threading.Event()
-        self._runs.setdefault(who, set()).add(stop)
-        try:
-            yield stop
-        finally:
-            self._runs[who].discard(stop)
-            if not self._runs[who]:
-                self._runs.pop(who, None)
+    def _failed(self, said: gr.Error, who: str) -> dict[Any, Any]:
+        return {self.note: note(said.message, "failed"), self.stop: self.runs.button(who)}
 
     def end_runs(self, request: gr.Request) -> Any:
-        """Stop: each run of this visitor ends at its next step, and its jobs leave the engine."""
-        for stop in tuple(self._runs.get(visitor(request), ())):
-            stop.set()
+        self.runs.end(visitor(request))
         return gr.Button(interactive=False)
-
-    def _stop_button(self, who: str) -> Any:
-        """Off, where the run that ends is the visitor's only one."""
-        return gr.Button(interactive=len(self._runs.get(who, ())) > 1)
 
     def _wanted(self, data: dict[Any, Any]) -> Wanted:
         return Wanted(
             checkpoint=data[self.picker.choice],
             others=tuple(data[self.others] or ()),
-            scale=data[self.scale] or None,
-            width=int(data[self.width]) if data[self.width] else None,
+            scale=view.number_of(data[self.scale], "How many times larger", float),
+            width=view.number_of(data[self.width], "The width", int),
             blend=data[self.blend] or 0.0,
             precision=data[self.precision],
             full=bool(data[self.full]),
@@ -353,6 +332,7 @@ class UpscaleTab:
         self, data: dict[Any, Any], who: str, stop: threading.Event, folder: Path, fetch: bool
     ) -> Iterator[dict[Any, Any]]:
         wanted = self._wanted(data)
+        yield {self.note: progress_bar(0, 0, "Opening the photo"), self.stop: gr.Button(interactive=True)}
         photo = photo_of(_source(data[self.drop], data[self.example]))
         rows = [self.context.registry.find(model) for model in wanted.models]
         here = [row.id for row in rows if fetch or hub.status(row).on_disk]
@@ -376,7 +356,7 @@ class UpscaleTab:
         yield {
             self.note: note(words),
             self.seen: self._key(data) if made.whole else None,
-            self.stop: self._stop_button(who),
+            self.stop: self.runs.button(who),
         }
 
     def _region(self, made: Preview, folder: Path) -> dict[Any, Any]:
@@ -408,10 +388,10 @@ class UpscaleTab:
             yield {
                 self.video: gr.Video(str(result.file), visible=True),
                 self.note: note(words),
-                self.stop: self._stop_button(who),
+                self.stop: self.runs.button(who),
             }
             return
-        yield {**self._files(result, seconds, folder), self.stop: self._stop_button(who)}
+        yield {**self._files(result, seconds, folder), self.stop: self.runs.button(who)}
 
     def _files(self, result: FilesResult, seconds: float, folder: Path) -> dict[Any, Any]:
         """What is done, ready to be downloaded; the page shows the whole of a single photo."""
@@ -464,8 +444,8 @@ class UpscaleTab:
 
 
 def _source(files: list[str] | None, example: str) -> str | Path:
-    """The photo that the preview is of."""
-    return files[0] if files else EXAMPLES.get(example) or next(iter(EXAMPLES.values()))
+    """The photo that the preview is of: what was dropped last."""
+    return files[-1] if files else EXAMPLES.get(example) or next(iter(EXAMPLES.values()))
 
 
 def _listed(rows: list[Checkpoint]) -> str:
