@@ -1,5 +1,7 @@
 """CLIP through open_clip: published files, and our own small ones."""
 
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -176,3 +178,9 @@ def test_saved_and_read_again(own, tmp_path):
     again = models.read(checkpoint.read(tmp_path / "own.safetensors"))
     assert torch.equal(again.encode_text(SENTENCES), own.encode_text(SENTENCES))
     assert models.prepare("clip", again, "fast") is again
+
+
+def test_without_open_clip(own, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip.model", None)
+    with pytest.raises(CheckpointError, match=r"pip install 'ganhub\[clip\]'"):
+        models.family("clip").build("G", own.config)

@@ -1,6 +1,7 @@
 """What is seen in pictures of fruit, and the sentences about them."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -231,3 +232,9 @@ def test_sets_without_classes_or_colours_are_refused(tmp_path):
     with pytest.raises(BadInput, match="make it with `ganhub data prepare --label COLUMN`"):
         write_captions(PictureSet(tmp_path / "grey.zip"), tmp_path / "c.csv")
     assert not list(tmp_path.glob("*c.csv*"))
+
+
+def test_without_scikit_image(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.color", None)
+    with pytest.raises(BadInput, match=r"pip install 'ganhub\[data\]'"):
+        look(paper())

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from ganhub.errors import BadInput
+
 COLOURS = (
     "white", "cream", "yellow", "orange", "red", "dark red", "pink", "purple", "blue", "green", "brown", "black",
     "grey",
@@ -77,8 +79,14 @@ def look(picture: np.ndarray, green: bool | None = None) -> Seen:
 
     Args:
         green: whether the fruit is always green (then nothing green is a leaf by itself) or never (then all of it is).
+
+    Raises:
+        BadInput: scikit-image is missing.
     """
-    from skimage.color import rgb2lab
+    try:
+        from skimage.color import rgb2lab
+    except ImportError as error:
+        raise BadInput("Describing pictures needs scikit-image; install it with pip install 'ganhub[data]'.") from error
 
     lab = rgb2lab(picture)
     subject, paper, thin = _subject(picture)

@@ -92,8 +92,8 @@ class CLIP(nn.Module):
             from open_clip.model import CustomTextCLIP
         except ImportError as error:
             raise CheckpointError(
-                f"CLIP needs the package open_clip_torch, which is not here ({error}); install ganhub[clip]."
-            ) from None
+                f"CLIP needs open_clip_torch ({error}); install it with pip install 'ganhub[clip]'."
+            ) from error
         self.config = config
         known = dict(config["clip"])
         made = CustomTextCLIP if known.pop("custom_text", False) else Plain
@@ -182,7 +182,7 @@ def _published(name: str, model: Any) -> dict[str, Any]:
     try:
         from open_clip import get_model_config
     except ImportError:
-        raise CheckpointError(f"{name} needs the package open_clip_torch; install ganhub[clip].") from None
+        raise CheckpointError(f"{name} needs open_clip_torch; install it with pip install 'ganhub[clip]'.") from None
     known = get_model_config(model) if isinstance(model, str) else None
     if known is None or "hf_model_name" in known["text_cfg"]:
         raise CheckpointError(
