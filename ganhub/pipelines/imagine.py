@@ -107,6 +107,15 @@ class ImagineRequest:
 
 
 @dataclass(frozen=True)
+class Formed(Progress):
+    """guided: a picture on its way."""
+
+    latent: np.ndarray | None = None
+    losses: tuple[tuple[float, ...], ...] = ()
+    """Of every step so far, for each picture."""
+
+
+@dataclass(frozen=True)
 class ImagineResult:
     """What a sentence became."""
 
@@ -246,12 +255,17 @@ def _guided(engine: Engine, request: ImagineRequest, row: Checkpoint) -> Generat
                 for event in ticket.pending(PATIENCE / len(running)):
                     losses[index].append(event.loss)
                     if event.latent is not None:
-                        shown = yield from _drawn(engine, request, row, facts, event.latent, None)
+                        seed = request.seeds[index]
+                        about = _about(request, row, sha256, facts, "guided", seed, clip=eyes.id, step=event.step)
+                        name = f"{row.id}_seed{seed:04d}_step{event.step:04d}"
+                        shown = yield from _drawn(engine, request, row, facts, event.latent, about, name)
                         steps = sum(map(len, losses))
                         total = request.steps * len(fits)
                         left = (total - steps) * (time.monotonic() - began) / max(steps, 1)
+                        speed = steps / (time.monotonic() - began)
+                        curves = tuple(map(tuple, losses))
                         words = f"Step {event.step} of {event.steps}"
-                        yield Progress(steps, total, words, shown, index, left, steps / (time.monotonic() - began))
+                        yield Formed(steps, total, words, shown, index, left, speed, event.latent, curves)
                 if ticket.done():
                     done[index] = ticket.result()["latent"]
                     del running[index]
@@ -340,7 +354,7 @@ def _starts(
 ) -> Generator[Progress, None, list[np.ndarray | None]]:
     """The latent that each seed begins with: the best of its candidates, or the one that was given."""
     if request.start is not None:
-        return [_fitting(request.start.values[0], request.space, facts)] * len(request.seeds)
+        return [_fitting(request.start, request.space, row, facts)] * len(request.seeds)
     if request.candidates == 1 or request.space == "z":
         return [None] * len(request.seeds)
     found: list[np.ndarray | None] = []
@@ -356,7 +370,12 @@ def _starts(
     return found
 
 
-def _fitting(latent: np.ndarray, space: str, facts: dict[str, Any]) -> np.ndarray:
+def _fitting(start: Latents, space: str, row: Checkpoint, facts: dict[str, Any]) -> np.ndarray:
+    latent = start.values[0]
+    if start.checkpoint not in ("", row.id, *row.aliases):
+        raise BadInput(f"The saved latent belongs to '{start.checkpoint[:60]}', not to '{row.id}'.")
+    if (start.space == "z") != (space == "z"):
+        raise BadInput(f"The saved latent is of the space {start.space}; choose that space.")
     want = {"z": (facts["z_dim"],), "w": (facts["w_dim"],), "w+": (facts["num_ws"], facts["w_dim"])}[space]
     if space == "w+" and latent.shape == (facts["w_dim"],):
         latent = np.repeat(latent[None], facts["num_ws"], 0)
@@ -396,7 +415,7 @@ def _finished(
     pictures, looks = [], []
     for seed, latent in zip(request.seeds, latents, strict=True):
         about = _about(request, row, sha256, facts, way, seed, clip=eyes.id)
-        picture = yield from _drawn(engine, request, row, facts, latent, (about, f"{row.id}_seed{seed:04d}"))
+        picture = yield from _drawn(engine, request, row, facts, latent, about, f"{row.id}_seed{seed:04d}")
         pictures.append(picture)
         pixels = np.atleast_3d(np.asarray(picture.image))
         looks.append(_job(request, eyes, "look", pixels=pixels))
@@ -404,7 +423,7 @@ def _finished(
         yield Progress(done, len(latents), f"{done} of {len(latents)} pictures", picture, done - 1)
     seen = yield from _all(engine, eyes, looks, "Looking at the result")
     space = "w" if way == "instant" else request.space
-    saved = Latents(space, latents.astype(np.float32), row.id, sha256)
+    saved = Latents(space, latents.astype(np.float32), row.id, sha256, seeds=tuple(request.seeds))
     return ImagineResult(request, pictures, [], saved, losses, [float(look @ text) for look in seen])
 
 
@@ -414,24 +433,25 @@ def _drawn(
     row: Checkpoint,
     facts: dict[str, Any],
     latent: np.ndarray,
-    about: tuple[dict[str, Any], str] | None,
+    about: dict[str, Any],
+    name: str,
 ) -> Generator[Progress, None, Picture]:
-    """The picture of a latent; without provenance while it is a preview."""
-    if latent.shape == (facts["z_dim"],) and request.space == "z" and about is None or not facts["w_dim"]:
+    """The picture of a latent."""
+    if about["way"] == "guided" and request.space == "z":
         job = _job(request, row, "generate", z=latent.astype(np.float64), label=0 if facts["c_dim"] else None)
     else:
         ws = np.repeat(latent[None], facts["num_ws"], 0) if latent.ndim == 1 else latent
         job = _job(request, row, "synthesize", ws=ws.astype(np.float32))
     pixels = yield from _one(engine, row, job)
-    if about is None:
-        return Picture(imaging.to_pil(pixels), {}, f"{row.id}_preview")
-    return imaged(imaging.to_pil(pixels), *about)
+    return imaged(imaging.to_pil(pixels), about, name)
 
 
 def _about(
     request: ImagineRequest, row: Checkpoint, sha256: str, facts: dict[str, Any], way: str, seed: int, **more: Any
 ) -> dict[str, Any]:
     how = {**request.parameters(), "way": way, "seed": seed, "precision": facts["precision"], **more}
+    if request.start is not None:
+        how["start"] = request.start.digest()
     return provenance("imagine", row, sha256, how)
 
 
