@@ -20,8 +20,9 @@ pytest.importorskip("open_clip", reason="needs the extra `clip`")
 COLOURS = {"red": (210, 40, 30), "green": (40, 150, 30), "blue": (40, 60, 200)}
 SHAPES = ("disc", "square")
 SMALL = dict(
-    dim=32, width=4, text_width=32, text_layers=1, length=12, batch=24, hold_out=4, ema=0.9, precision="float32"
-)
+    dim=32, width=4, text_width=32, text_layers=1, length=12, batch=24, hold_out=4, ema=0.9, robust=0.1,
+    precision="float32",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,26 @@ def test_pictures_vary_but_keep_their_hue(art):
     varied = made.varied(x)
     assert not torch.equal(varied, x) and (varied[:, 0] > varied[:, 1] + 1).all()
     assert (varied[:, 1] - varied[:, 2] > 0.05).all()
+
+
+def test_pictures_are_changed_for_the_worse(art):
+    made = trainer(art, robust=1.5)
+    x = clip.as_input(made.shown[:12])
+    texts = [made.captions[i][0] for i in range(12)]
+    once = list(dict.fromkeys(texts))
+    which = torch.tensor([once.index(text) for text in texts])
+    said = made.G.encode_tokens(torch.stack([made.tokens[text] for text in once])).detach()
+
+    def loss(pictures):
+        return clip.contrastive_loss(made.G.encode_image(pictures), said, which, made.G.clip.logit_scale.exp())[
+            0
+        ].item()
+
+    worse = made.worsened(x.clone(), said, which)
+    length = ((worse - x) / 2).flatten(1).norm(dim=1)
+    assert loss(worse) > loss(x) and (length <= 1.5 + 1e-4).all() and length.mean() > 0.2
+    assert not worse.requires_grad and worse.abs().max() <= 1
+    assert all(value.grad is None for value in made.G.parameters())
 
 
 def test_it_learns_to_find(art, tmp_path):

@@ -4,7 +4,9 @@
 
 "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021, arXiv:2103.00020), with
 open_clip's networks: a ModifiedResNet looks, a transformer reads. A batch repeats sentences, since pictures of one kind
-look alike; every picture that has the same sentence is right (as in Khosla et al., 2020, arXiv:2004.11362).
+look alike; every picture that has the same sentence is right (as in Khosla et al., 2020, arXiv:2004.11362). Pictures
+are first changed a little for the worse, along the gradient: a generator cannot please such a network with noise, only
+with colours and shapes that people see too (Santurkar et al., 2019, arXiv:1906.09453).
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class Settings:
     ema: float = option(0.99, "decay of the average of the weights, by step")
     mirror: bool = option(True, "show half of the pictures mirrored")
     balance: bool = option(True, "draw classes by the square root of their number, where the set has classes")
+    robust: float = option(1.5, "longest change for the worse, in colours from 0 to 1; 0 for none")
     hold_out: int = option(10, "keep every so many-th original picture, by its name, for validation")
     precision: str = option("auto", "bfloat16, float32, or auto: bfloat16 on a CPU")
     seed: int = option(0, "of weights and draws")
@@ -124,11 +127,14 @@ class Trainer:
         chosen = [self.trained[i] for i in drawn]
         texts = [self.captions[i][int(torch.randint(len(self.captions[i]), (), generator=self.rng))] for i in chosen]
         once = list(dict.fromkeys(texts))
-        pictures = self.varied(as_input(self.shown[chosen])).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
-            seen = self.G.encode_image(pictures.contiguous(memory_format=torch.channels_last))
-            said = self.G.encode_tokens(torch.stack([self.tokens[text] for text in once]).to(device))
+        pictures = self.varied(as_input(self.shown[chosen])).to(device).contiguous(memory_format=torch.channels_last)
         which = torch.tensor([once.index(text) for text in texts], device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+            said = self.G.encode_tokens(torch.stack([self.tokens[text] for text in once]).to(device))
+        if s.robust:
+            pictures = self.worsened(pictures, said.float().detach(), which)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+            seen = self.G.encode_image(pictures)
         loss, right = contrastive_loss(seen.float(), said.float(), which, self.G.clip.logit_scale.exp())
         for group in self.opt.param_groups:
             group["lr"] = s.lr * min(1.0, (self.seen / s.batch + 1) / WARM)
@@ -141,6 +147,19 @@ class Trainer:
         self.seen += s.batch
         loop.lerp(self.average, self.G, self.seen // s.batch, s.ema)
         return {"loss": loss, "right": right, "scale": self.G.clip.logit_scale.exp()}
+
+    def worsened(self, pictures: Tensor, said: Tensor, which: Tensor) -> Tensor:
+        """Pictures changed by up to `robust`, so that the loss grows fastest."""
+        device = self.workers.device
+        pictures = pictures.requires_grad_(True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+            seen = self.G.encode_image(pictures)
+        loss, _ = contrastive_loss(seen.float(), said, which, self.G.clip.logit_scale.detach().exp())
+        (slope,) = torch.autograd.grad(loss, pictures)
+        length = slope.flatten(1).norm(dim=1).clamp(min=1e-12)
+        # Colours go from -1 to 1 here, twice as far.
+        step = 2 * self.settings.robust * torch.rand(len(pictures), generator=self.rng).to(device) / length
+        return (pictures.detach() + step[:, None, None, None] * slope).clamp(-1, 1)
 
     def varied(self, x: Tensor) -> Tensor:
         """Pictures a little moved, enlarged, mirrored and lit otherwise; their hues stay, since sentences name them."""
