@@ -142,10 +142,8 @@ class UpscaleTab:
             [("as measured", False), ("all that the network sees", True)], value=False, label="Overlap of tiles",
             info="Measured: no seam above half a level of 255. All: none at all, for up to four times the work.",
         )  # fmt: skip
-        self.true = gr.File(
-            file_types=["image"], type="filepath", height=96, elem_id="upscale-true",
-            label="The true picture, if you have it: for figures",
-        )  # fmt: skip
+        gr.Markdown("The true picture, if you have it: the results are measured against it.", elem_classes="lead")
+        self.true = gr.File(file_types=["image"], type="filepath", height=96, show_label=False, elem_id="upscale-true")
 
     def _lay_out_results(self) -> None:
         self.note = gr.HTML(note("A first look is on its way."), elem_id="upscale-note")
