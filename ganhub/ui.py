@@ -86,7 +86,7 @@ def build_app(
                 min_width=200,
             )
             status = gr.HTML(status_line(engine), elem_id="status", min_width=200)
-        with gr.Tabs(elem_id="tabs") as bar:
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as bar:
             for slug, tab in tabs.items():
                 with gr.Tab(tab.TITLE, id=slug, elem_id=f"tab-{slug}"):
                     context = Context(engine, registry, demo, slug, status, lambda: status_line(engine))

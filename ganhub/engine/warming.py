@@ -45,14 +45,16 @@ def _warm_upscaler(entry: Loaded, device: torch.device, budget: int, most: int |
     x = torch.zeros(1, entry.facts["img_channels"], side, side, device=device)
     with torch.no_grad(), devices.arithmetic(device, entry.key.precision, True):
         taken = _measured(entry.network, (x.contiguous(memory_format=torch.channels_last),), device)
-    entry.per_item = taken * (TILE // side) ** 2
+    if device.type != "cuda":
+        taken //= 2  # such networks work in place, so that no more than two large activations live at a time
+    entry.per_item = taken * TILE**2 // side**2
     rule = 4 if device.type == "cpu" else 16
     entry.largest = max(1, min(most or rule, min(budget - entry.weights, ROOM) // entry.per_item))
 
 
 SHORT = 16
 """Sentences, or pictures to look at, of one batch."""
-TILE = 256
+TILE = 208
 """Side of the tiles that a network which enlarges pictures is prepared for."""
 ROOM = 1 << 30
 """Bytes of activations that such a batch may take at most, whatever the machine has: one visitor among many."""

@@ -60,7 +60,8 @@ def loading(engine: Engine, row: Checkpoint) -> Progress:
     status = engine.status()
     state: dict[str, Any] = next((s for s in status["loading"] if s["checkpoint"] == row.id), {})
     if not state:
-        return Progress(0, 0, f"Waiting, {status['waiting']} in the queue")
+        queue = status["waiting"]
+        return Progress(0, 0, f"Waiting, {queue} in the queue" if queue else f"{row.title} is at work")
     done, total = state.get("done") or 0, state.get("total") or row.bytes or 0
     if state.get("stage") != "fetch" or not done:
         return Progress(0, 0, f"Opening {row.title}")
