@@ -30,7 +30,8 @@ from ganhub.tabs import _widgets as widgets
 
 TOOLS = {"list_checkpoints", "generate_one", "generate_sheet", "sweep_sheet", "mix_sheet", "interpolation_strip"}
 TOOLS |= {"list_upscalers", "upscale_one", "upscale_compare_sheet"}
-ENDPOINTS = TOOLS | {"generate", "sweep", "mix", "interpolate", "upscale", "upscale_compare"}
+TOOLS |= {"list_imaginers", "imagine_one", "imagine_sheet"}
+ENDPOINTS = TOOLS | {"generate", "sweep", "mix", "interpolate", "upscale", "upscale_compare", "imagine"}
 
 
 @pytest.fixture(scope="module")
