@@ -26,7 +26,7 @@ from ganhub.registry import Registry, read_rows
 from ganhub.tabs import _imagine_words as words
 from ganhub.tabs import imagine as tab
 from ganhub.tabs._imagine_view import Forming, reading
-from ganhub.tabs._imagine_ways import Ways, request_of_settings
+from ganhub.tabs._imagine_ways import Ways, request_of_settings, settings_of
 
 pytest.importorskip("open_clip", reason="needs the extra `clip`")
 
@@ -70,6 +70,9 @@ def result_of(events):
         ("a pear", "cut open", "a pear cut open"),
         ("a pear with a leaf", "cut open", "a pear cut open"),
         ("something", "red", "something red"),
+        ("two red apples with a leaf", "plum", "two red plums with a leaf"),
+        ("a red apple", "grapes", "red grapes"),
+        ("", "cherries", "cherries"),
     ],
 )
 def test_a_word_finds_its_place(text, word, made):
@@ -109,12 +112,27 @@ def test_time_is_measured_or_not_told(ways):
     assert ways.time("tiny-style", "guided", 4, 100) == "about 40 s"
     ways.took(ImagineRequest("tiny-style", "red", (0, 1)), "instant", 0.5)
     assert ways.time("tiny-style", "instant", 4, 999) == "about 1.0 s"
+    ways.took(ImagineRequest("tiny-painter", "red", (0,)), "stackgan", 0.02)
+    assert ways.time("tiny-painter", "stackgan", 1, 0) == "less than 0.1 s"
 
 
 def test_what_a_way_needs(ways):
     find = ways.registry.find
     assert ways.needs(find("tiny-style"), "guided") == "Tiny-Style with Tiny-Eyes: all here."
     assert "fetches Away (5 MB) first" in ways.needs(find("away-birds"), "stackgan")
+    assert ways.first() == "stackgan" and not ways.missing(ways.best("stackgan"), "stackgan")
+
+
+def test_a_file_brings_its_settings_back(engine, tmp_path):
+    how = {"way": "guided", "steps": 4, "candidates": 2, "away": "blue", "space": "w+", "clip": "tiny-eyes"}
+    request = ImagineRequest("tiny-style", "a red pear", (7,), **how)
+    picture = result_of(imagine(engine, request)).pictures[0]
+    found = settings_of(read_provenance(picture.save(tmp_path)))
+    again = result_of(imagine(engine, request_of_settings(found, ""))).pictures[0]
+    assert found["seeds"] == "7" and np.array_equal(np.asarray(again.image), np.asarray(picture.image))
+    for about, told in (({"task": "sweep"}, "task 'sweep'"), ({"task": "imagine"}, "damaged"), ({}, "task 'None'")):
+        with pytest.raises(BadInput, match=told):
+            settings_of(about)
 
 
 @pytest.mark.parametrize(

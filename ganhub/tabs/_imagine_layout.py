@@ -15,6 +15,8 @@ from ganhub.tabs import _imagine_view as view
 from ganhub.tabs._imagine_ways import DEFAULTS, MOST_FRAMES, MOST_SEEDS, MOST_STEPS, Ways
 from ganhub.tabs._widgets import card, note
 
+ACCEPTED = [".png", ".jpg", ".jpeg", ".webp", ".mp4", ".npz"]
+
 
 class Layout:
     """Components of the tab; `controls` by the names of an `ImagineRequest`'s settings."""
@@ -25,13 +27,9 @@ class Layout:
         self.groups: dict[tuple[str, ...], Any] = {}
         """Controls of some ways only, by those."""
 
-    def best(self, way: str) -> Checkpoint:
-        """The checkpoint that a way begins with."""
-        return self.context.registry.find(self.ways.choices(way)[0][1])
-
     def lay_out(self) -> None:
-        way = self.ways.possible()[0]
-        row = self.best(way)
+        way = self.ways.first()
+        row = self.ways.best(way)
         known = self.ways.vocabulary(row, way)
         with gr.Column(elem_classes="ask"):
             gr.Markdown("Write what you want to see.", elem_classes="lead")
@@ -58,7 +56,7 @@ class Layout:
 
     def _lay_out_controls(self, way: str, row: Checkpoint) -> None:
         controls = self.controls
-        best = {one: self.best(one).id for one in self.ways.possible()}
+        best = {one: self.ways.best(one).id for one in self.ways.possible()}
         count = len(parse_seeds(DEFAULTS["seeds"]))
         controls["way"] = gr.Radio(
             self.ways.labels(best, count, DEFAULTS["steps"]), value=way, label="Way", elem_id="imagine-way"
@@ -88,6 +86,12 @@ class Layout:
             self.film = gr.Button("Make the video", elem_id="imagine-film")
         with gr.Accordion("More", open=False, elem_id="imagine-more"):
             self._lay_out_more(way)
+        with gr.Accordion("Settings from a file", open=False, elem_id="imagine-file"):
+            gr.Markdown("Drop a picture or a video made here, and every control is set as it was; or saved latents, "
+                        "and guided pictures start from the first of them.")  # fmt: skip
+            self.drop = gr.File(
+                file_types=ACCEPTED, type="filepath", height=110, show_label=False, elem_id="imagine-drop"
+            )
 
     def _lay_out_more(self, way: str) -> None:
         controls = self.controls
@@ -98,13 +102,13 @@ class Layout:
             )  # fmt: skip
         with gr.Column(visible=way != "stackgan", elem_classes="group") as self.groups["guided", "instant"]:
             controls["clip"] = gr.Dropdown(
-                [("the checkpoint's own", ""), *self.ways.clips()], value="", label="CLIP that looks"
+                [("the one that fits best", ""), *self.ways.clips()], value="", label="CLIP that looks"
             )
             with gr.Row():
                 controls["away"] = gr.Textbox(
                     "", label="Away from", info="What it should not look like", min_width=150, elem_id="imagine-away"
                 )
-                controls["away_weight"] = self._number("away_weight", 0, 3, 0.05, "How much away")
+                controls["away_weight"] = self._number("away_weight", 0, 3, 0.05, "Weight of that")
             controls["psi"] = self._number("psi", -1, 1.5, 0.05, "Truncation (psi)", "Of the start: 1 is all it knows")
         with gr.Column(visible=way == "guided", elem_classes="group") as self.groups["guided",]:
             self._lay_out_guided()
@@ -134,10 +138,6 @@ class Layout:
         controls["noise_weight"] = self._number(
             "noise_weight", 0, 1, 0.01, "Noise on the latent", "Gone by the middle of the steps"
         )
-        self.drop = gr.File(
-            file_types=[".npz"], type="filepath", height=96, label="Start from a saved latent (.npz)",
-            elem_id="imagine-drop",
-        )  # fmt: skip
 
     def _number(
         self, name: str, low: float, high: float, step: float, label: str, info: str | None = None

@@ -33,6 +33,11 @@ const draw = () => {
       const chip = document.createElement('button');
       chip.type = 'button';
       chip.textContent = word;
+      if (group.name === 'Colour') {
+        const dot = document.createElement('i');
+        dot.style.background = word.replaceAll(' ', '');
+        chip.prepend(dot);
+      }
       chip.addEventListener('click', () => trigger('select', {word, whole: group.whole}));
       return chip;
     }));
@@ -162,6 +167,25 @@ class Forming:
             curve = [round(loss, 4) for loss in self.curves[index]] if index < len(self.curves) else []
             pictures.append({"name": self.names.get(index, f"picture {index + 1}"), "steps": steps, "curve": curve})
         return {"pictures": pictures, "total": self.total}
+
+
+def shelf(pictures: Any, folder: Path, scores: list[float] | None = None) -> gr.Gallery:
+    """A gallery of pictures, each a PNG with its provenance inside and its seed below."""
+    items = []
+    for place, picture in enumerate(pictures):
+        words = f"seed {picture.provenance['seed']}"
+        words += f" · fits {scores[place]:.2f}" if scores else ""
+        file = folder / f"{picture.name}.png"
+        items.append((str(file if file.exists() else picture.save(folder)), words))
+    columns = 4 if len(items) > 4 or len(items) == 4 else max(len(items), 2)
+    return gr.Gallery(items, columns=columns, visible=bool(items), selected_index=None)
+
+
+def done_words(result: ImagineResult, seconds: float) -> str:
+    """What was made, and in what time."""
+    took = f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds * 1000:.0f} ms"
+    count = len(result.pictures)
+    return f"{count} picture{'s' if count != 1 else ''} in {took}. Click one to see how it formed. AI-generated."
 
 
 def reading(text: str, notes: Sequence[str]) -> str:

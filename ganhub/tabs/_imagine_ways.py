@@ -10,7 +10,7 @@ from typing import Any
 from ganhub import hub
 from ganhub.errors import BadInput, GanHubError
 from ganhub.pipelines.imagine import ImagineRequest, clip_for, way_of
-from ganhub.registry import Checkpoint, Registry
+from ganhub.registry import Checkpoint, ManualSource, Registry
 from ganhub.tabs._imagine_words import Vocabulary, vocabulary
 from ganhub.tabs._widgets import page_seeds, picker_choices, size_words, time_words
 
@@ -67,6 +67,23 @@ def request_of_settings(settings: Mapping[str, Any], visitor: str, **changes: An
     return ImagineRequest(**{**values, "seeds": seeds, "visitor": visitor})
 
 
+def settings_of(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a file was made with, from what `imaging.read_provenance` found in it.
+
+    Raises:
+        BadInput: it was made by something else, or its settings are none that the page can show.
+    """
+    if about.get("task") not in ("imagine", "imagine_between"):
+        raise BadInput(f"This file was made by the task '{str(about.get('task'))[:40]}', not from a sentence.")
+    names = ("text", "checkpoint", "way", *DEFAULTS)
+    found = {name: about[name] for name in names if name in about} | {"seeds": str(about.get("seed", 0))}
+    try:
+        request_of_settings(found, "")
+    except TypeError:
+        raise BadInput("The settings inside this file are damaged.") from None
+    return {"way": None, **found, "clip": found.get("clip") or ""}
+
+
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -98,6 +115,19 @@ class Ways:
     def possible(self) -> list[str]:
         """Ways that at least one row can go."""
         return [way for way in TASKS if self.rows(way)]
+
+    def best(self, way: str) -> Checkpoint:
+        """The checkpoint that a way begins with."""
+        return self.registry.find(self.choices(way)[0][1])
+
+    def first(self) -> str:
+        """The way that the page opens with: one that needs nothing to be fetched, where there is one."""
+        ways = self.possible()
+        return next((way for way in ways if not self.missing(self.best(way), way)), ways[0])
+
+    def missing(self, row: Checkpoint, way: str, clip: str | None = None) -> list[Checkpoint]:
+        """What is not on this machine yet."""
+        return [one for one in (row, *self.helpers(row, way, clip)) if not hub.status(one).on_disk]
 
     def helpers(self, row: Checkpoint, way: str, clip: str | None = None) -> list[Checkpoint]:
         """The text encoder or CLIP that a row needs; empty where there is none."""
@@ -136,7 +166,8 @@ class Ways:
             return "not timed here yet"
         share = pictures / taken.pictures * (steps / taken.steps if way == "guided" else 1)
         seconds = taken.seconds * share
-        words = f"{seconds:.1f} s" if seconds < 9.5 else time_words(seconds)
+        words = "0.1 s" if seconds < 0.15 else f"{seconds:.1f} s" if seconds < 9.5 else time_words(seconds)
+        words = f"less than {words}" if seconds < 0.1 else words
         return words if share == 1 else f"about {words}"
 
     def labels(self, checkpoints: Mapping[str, str], pictures: int, steps: int) -> list[tuple[str, str]]:
@@ -150,11 +181,19 @@ class Ways:
     def needs(self, row: Checkpoint, way: str, clip: str | None = None) -> str:
         """What a way needs with this checkpoint, in a sentence, and who is before."""
         helpers = self.helpers(row, way, clip)
-        away = [one for one in (row, *helpers) if not hub.status(one).on_disk]
-        with_whom = f"{row.title} with {' and '.join(helper.title for helper in helpers)}"
-        words = f"{with_whom}: all here."
-        if away:
-            words = f"{with_whom}: fetches {', '.join(f'{one.title} ({size_words(one.bytes)})' for one in away)} first."
+        words = f"{row.title} with {' and '.join(helper.title for helper in helpers)}: "
+        away = self.missing(row, way, clip)
+        by_hand = [one for one in away if isinstance(one.source, ManualSource)]
+        if by_hand:
+            words += f"{' and '.join(one.id for one in by_hand)} must be fetched by hand; `ganhub info ID` tells how."
+        elif away:
+            words += f"fetches {', '.join(f'{one.title} ({size_words(one.bytes)})' for one in away)} first."
+        else:
+            words += "all here."
+        if way != "stackgan" and not clip and "clip" not in row.components:
+            known = vocabulary(helpers[0].dataset)
+            if known.groups and known is not vocabulary(row.dataset):
+                words += f" This CLIP knows {known.about} only; More offers others."
         if way != "stackgan" and find_spec("open_clip") is None:
             words += ' CLIP needs one more package: pip install "ganhub[clip]".'
         waiting = self.engine.status()["waiting"]
@@ -165,4 +204,6 @@ class Ways:
 
 
 def _state(row: Checkpoint) -> str:
-    return "ready" if hub.status(row).on_disk else f"{size_words(row.bytes)} to fetch"
+    if hub.status(row).on_disk:
+        return "ready"
+    return f"{size_words(row.bytes)} to fetch" if row.bytes else "to be fetched"

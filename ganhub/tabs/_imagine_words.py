@@ -56,6 +56,15 @@ BIRDS = Vocabulary(
     },
     "birds and their colours",
 )
+SCENES = Vocabulary(
+    (
+        "a man riding a wave on a surfboard",
+        "a plate of food on a table",
+        "a green field with sheep under a blue sky",
+        "a train at a station",
+    ),
+    {},
+)
 FACES = Vocabulary(
     ("a smiling woman", "an old man with a grey beard", "a person with glasses", "a child with red hair"), {}
 )
@@ -65,6 +74,7 @@ ANY = Vocabulary(("bright and colourful", "in the dark of night", "blue and gold
 _BY_DATA = (
     (("pomological", "fruit"), FRUIT),
     (("cub-", "birds"), BIRDS),
+    (("coco",), SCENES),
     (("ffhq", "portrait", "celeb", "faces", "metfaces"), FACES),
     (("afhq", "cats", "dogs", "animal"), ANIMALS),
 )
@@ -98,11 +108,15 @@ def with_word(text: str, word: str, known: Vocabulary) -> str:
     group = next((words for words in known.groups.values() if word in words), ())
     firsts = list(known.groups.values())
     if found := _found(text, group):
+        if group in firsts[1:2]:
+            word = plural(word) if found[0] == plural(found[0]) else word
         text = f"{text[: found.start()]}{word}{text[found.end() :]}"
     elif firsts and group is firsts[0] and (noun := _found(text, firsts[1])):
         text = f"{text[: noun.start()]}{word} {text[noun.start() :]}"
     else:
         text = f"{text} {word}"
+    if plural(word) == word and " of " not in text:
+        text = re.sub(r"^an? ", "", text)
     return re.sub(r"\b(an?) (?=(\w))", lambda m: "an " if m[2] in "aeiou" else "a ", text)
 
 

@@ -38,6 +38,7 @@ FAMILIES = {
     "sagan": "SAGAN",
     "stylegan2": "StyleGAN2",
     "stylegan3": "StyleGAN3",
+    "stackgan": "StackGAN",
     "srresnet": "SRResNet",
     "rrdb": "RRDBNet",
     "compact": "Compact",

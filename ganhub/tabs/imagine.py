@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +14,15 @@ import gradio as gr
 import numpy as np
 
 from ganhub import hub
+from ganhub.imaging import read_provenance
 from ganhub.latents import MAX_SEED, Latents, load_latents, save_latents
-from ganhub.pipelines.imagine import Formed, ImagineRequest, ImagineResult, imagine
+from ganhub.pipelines.imagine import Formed, ImagineRequest, ImagineResult, imagine, way_of
 from ganhub.pipelines.imagine_video import BetweenResult, between
 from ganhub.pipelines.requests import Picture
 from ganhub.tabs import Context, _imagine_api
 from ganhub.tabs import _imagine_view as view
 from ganhub.tabs._imagine_layout import Layout
-from ganhub.tabs._imagine_ways import MOST_SEEDS, VARIED, Ways, request_of_settings
+from ganhub.tabs._imagine_ways import MOST_SEEDS, VARIED, Ways, request_of_settings, settings_of
 from ganhub.tabs._imagine_words import strange, with_word
 from ganhub.tabs._runs import Runs
 from ganhub.tabs._widgets import (
@@ -47,6 +48,9 @@ EVERY = 0.3
 STAGE = 0.25
 """Seconds that a stage of a StackGAN is shown for."""
 NOTHING = "The registry has no network that draws from sentences; CONTRIBUTING.md tells how to add one."
+
+Updates = Generator[dict[Any, Any], None, dict[Any, Any]]
+"""What the page shows on the way, and at the end."""
 
 SHOW_RESULTS = "() => { if (innerWidth < 700) document.querySelector('#imagine-note').scrollIntoView() }"
 
@@ -111,7 +115,7 @@ class ImagineTab(Layout):
                 self.make_if_whole, **run
             ),
             controls["strength"].release(self.make, **run),
-            self.vary.click(self.around, [self.made, self.picked, self.count], seeds, **QUIET).then(
+            self.vary.click(self.around, [self.made, self.picked, self.count], [seeds, self.count], **QUIET).then(
                 self.variations, **run
             ),
             self.film.click(self.make_video, **run),
@@ -122,7 +126,8 @@ class ImagineTab(Layout):
         for click in clicks:
             click.then(context.refresh, None, context.status, **QUIET).then(**times)
         self.gallery.select(self.selected, self.made, [self.formed, self.vary, self.picked], **QUIET)
-        self.drop.upload(self.dropped, self.drop, self.start, **QUIET)
+        from_file = [*controls.values(), self.count, self.start, self.note]
+        self.drop.upload(self.dropped, self.drop, from_file, **QUIET).success(**fit).then(**times)
         self.drop.clear(lambda: None, None, self.start, **QUIET)
         context.warm.append(self.first)
 
@@ -145,7 +150,7 @@ class ImagineTab(Layout):
     def times(self, checkpoint: str, way: str, seeds: str, steps: int, clip: str | None) -> list[Any]:
         count = counted(seeds)
         pictures = count if isinstance(count, int) else 1
-        best = {one: self.best(one).id for one in self.ways.possible()} | {way: checkpoint}
+        best = {one: self.ways.best(one).id for one in self.ways.possible()} | {way: checkpoint}
         row = self.context.registry.find(checkpoint)
         words = self.ways.needs(row, way, clip)
         return [gr.Radio(self.ways.labels(best, pictures, steps)), words]
@@ -190,8 +195,9 @@ class ImagineTab(Layout):
             try:
                 yield {self.note: progress_bar(0, 0, "Waiting for a turn"), self.stop: gr.Button(interactive=True)}
                 with work_folder() as folder:
-                    yield from work(data, who, stop, folder)
-                yield {self.stop: self.runs.button(who)}
+                    last = yield from work(data, who, stop, folder)
+                    # All at once: of two updates in quick succession the page may lose the first.
+                    yield {**last, self.stop: self.runs.button(who)}
             except Exception as error:
                 said = shown(error)
                 yield {self.note: note(said.message, "failed"), self.stop: self.runs.button(who)}
@@ -203,18 +209,18 @@ class ImagineTab(Layout):
         guided = self.ways.way_of(request) == "guided"
         return replace(request, start=data[self.start]) if guided and data[self.start] is not None else request
 
-    def _make(self, data: dict[Any, Any], who: str, stop: threading.Event, folder: Path) -> Iterator[dict[Any, Any]]:
-        yield from self._imagine(self._wanted(data, who), stop, folder)
+    def _make(self, data: dict[Any, Any], who: str, stop: threading.Event, folder: Path) -> Updates:
+        return (yield from self._imagine(self._wanted(data, who), stop, folder))
 
-    def _vary(self, data: dict[Any, Any], who: str, stop: threading.Event, folder: Path) -> Iterator[dict[Any, Any]]:
+    def _vary(self, data: dict[Any, Any], who: str, stop: threading.Event, folder: Path) -> Updates:
         made: Made = data[self.made]
         changes: dict[str, Any] = {"visitor": who, "seeds": self._wanted(data, who).seeds}
         if self.ways.way_of(made.request) == "guided" and made.latents is not None:
             latents = made.latents
             changes |= {"start": replace(latents, values=latents.values[data[self.picked]][None], seeds=()), **VARIED}
-        yield from self._imagine(replace(made.request, **changes), stop, folder)
+        return (yield from self._imagine(replace(made.request, **changes), stop, folder))
 
-    def _imagine(self, request: ImagineRequest, stop: threading.Event, folder: Path) -> Iterator[dict[Any, Any]]:
+    def _imagine(self, request: ImagineRequest, stop: threading.Event, folder: Path) -> Updates:
         way = self.ways.way_of(request)
         request = replace(request, preview=max(1, request.steps // 8))
         forming = view.Forming(request.steps if way == "guided" else 0)
@@ -245,17 +251,17 @@ class ImagineTab(Layout):
                     bar = progress_bar(event.done, event.total, event.message, event.seconds_left)
                     yield {self.note: bar, **self._so_far(pictures, forming, folder)}
         if result is None:
-            yield self._stopped(request, pictures, latents, forming, folder)
-            return
+            return self._stopped(request, pictures, latents, forming, folder)
         self.ways.took(request, way, seconds := time.monotonic() - began)
         yield from self._stages(result, folder, stop)
         forming.finish(result)
-        yield self._whole(result, forming, folder, done_words(result, seconds))
+        return self._whole(result, forming, folder, view.done_words(result, seconds))
 
     def _so_far(self, pictures: dict[int, Picture], forming: view.Forming, folder: Path) -> dict[Any, Any]:
         if not pictures:
             return {}
-        found: dict[Any, Any] = {self.gallery: shelf([pictures[i] for i in sorted(pictures)], folder)}
+        found: dict[Any, Any] = {self.gallery: view.shelf([pictures[i] for i in sorted(pictures)], folder)}
+        found |= {self.made: None, self.vary: gr.Button(interactive=False)}
         if forming.total:
             found[self.formed] = gr.HTML(forming.value(folder, with_pictures=False), index=0)
         return found
@@ -264,7 +270,7 @@ class ImagineTab(Layout):
         """A StackGAN's pictures as they sharpened, from its first stage on."""
         for pictures in list(zip(*result.stages, strict=True))[:-1]:
             yield {
-                self.gallery: shelf(pictures, folder),
+                self.gallery: view.shelf(pictures, folder),
                 self.note: progress_bar(0, 0, f"{pictures[0].image.width} px"),
             }
             stop.wait(STAGE)
@@ -316,12 +322,13 @@ class ImagineTab(Layout):
             file = folder / f"{made.request.checkpoint}_latents.npz"
             save_latents(file, made.latents)
         return {
-            self.gallery: shelf(pictures, folder, scores),
+            self.gallery: view.shelf(pictures, folder, scores),
             self.formed: gr.HTML(forming.value(folder), index=0),
             self.latents: gr.DownloadButton(
                 value=str(file) if file else None, interactive=file is not None, visible=file is not None
             ),
             self.vary: gr.Button(f"Vary seed {made.seeds[0]}", interactive=True),
+            self.video: gr.Video(visible=False),
             self.made: made,
             self.picked: 0,
         }
@@ -337,11 +344,11 @@ class ImagineTab(Layout):
     def around(self, made: Made | None, picked: int, count: int) -> Any:
         """The seeds that follow the chosen picture's, itself the first."""
         if made is None:
-            return gr.skip()
+            return gr.skip(), gr.skip()
         count = min(max(int(count or 1), 4), MOST_SEEDS)
-        return seeds_text([(made.seeds[picked] + n) % (MAX_SEED + 1) for n in range(count)])
+        return seeds_text([(made.seeds[picked] + n) % (MAX_SEED + 1) for n in range(count)]), count
 
-    def _film(self, data: dict[Any, Any], who: str, stop: threading.Event, folder: Path) -> Iterator[dict[Any, Any]]:
+    def _film(self, data: dict[Any, Any], who: str, stop: threading.Event, folder: Path) -> Updates:
         a, made, known = self._wanted(data, who), data[self.made], None
         a = replace(a, seeds=a.seeds[:1])
         if made is not None and data[self.picked] < len(made.seeds) and _same(a, made.request):
@@ -362,10 +369,9 @@ class ImagineTab(Layout):
                     looked = time.monotonic()
                     yield {self.note: progress_bar(event.done, event.total, event.message, event.seconds_left)}
         if result is None:
-            yield {self.note: note("Stopped.")}
-            return
+            return {self.note: note("Stopped.")}
         seconds = time.monotonic() - began
-        yield {
+        return {
             self.video: gr.Video(str(result.file), visible=True),
             self.reading: view.reading(f"{a.text} → {b.text}", ()),
             self.note: note(f"{result.frames} frames in {seconds:.1f} s. AI-generated."),
@@ -374,8 +380,24 @@ class ImagineTab(Layout):
     # Files and pictures chosen
 
     @sentences
-    def dropped(self, file: str) -> Latents:
-        return load_latents(file, Path(file).name)
+    def dropped(self, file: str) -> list[Any]:
+        """All controls as they were when a file was made here, or a saved latent to start from."""
+        name, start = Path(file).name, None
+        if file.lower().endswith(".npz"):
+            start = load_latents(file, name)
+            found: dict[str, Any] = {"way": "guided", "space": start.space}
+            found |= {"checkpoint": start.checkpoint} if start.checkpoint else {}
+            words = f"Guided pictures start from the latent in {name}. Press Imagine."
+        else:
+            about = read_provenance(file, name)
+            found, words = settings_of(about), f"All settings of {name} are back. Press Imagine."
+            if "start" in about:
+                words = f"The settings of {name} are back; it began from a saved latent: drop that too."
+        row = self.context.registry.find(found.get("checkpoint") or self.ways.best("guided").id)
+        way = way_of(self.context.registry, row, found["way"])
+        found |= {"checkpoint": gr.Dropdown(self.ways.choices(way), value=row.id), "way": way}
+        updates = [found.get(name, gr.skip()) for name in self.controls]
+        return [*updates, counted(found["seeds"]) if "seeds" in found else gr.skip(), start, note(words)]
 
     def selected(self, made: Made | None, event: gr.SelectData) -> list[Any]:
         """A picture of the gallery: how it formed, and its variations."""
@@ -411,24 +433,6 @@ class ImagineTab(Layout):
             yield self._whole(
                 result, forming, folder, "A first look. Write a sentence of your own, or try one of these."
             )
-
-
-def shelf(pictures: Any, folder: Path, scores: list[float] | None = None) -> gr.Gallery:
-    """A gallery of pictures, each a PNG with its provenance inside and its seed below."""
-    items = []
-    for place, picture in enumerate(pictures):
-        words = f"seed {picture.provenance['seed']}"
-        words += f" · fits {scores[place]:.2f}" if scores else ""
-        items.append((str(picture.save(folder)), words))
-    columns = 4 if len(items) > 4 or len(items) == 4 else max(len(items), 2)
-    return gr.Gallery(items, columns=columns, visible=bool(items), selected_index=None)
-
-
-def done_words(result: ImagineResult, seconds: float) -> str:
-    """What was made, and in what time."""
-    took = f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds * 1000:.0f} ms"
-    count = len(result.pictures)
-    return f"{count} picture{'s' if count != 1 else ''} in {took}. Click one to see how it formed. AI-generated."
 
 
 def _same(a: ImagineRequest, b: ImagineRequest) -> bool:
