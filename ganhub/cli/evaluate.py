@@ -26,19 +26,37 @@ def evaluate(
         ),
     ],
     features: Annotated[str, typer.Option(help="small, or inception (FID; weights of 96 MB are fetched).")] = "small",
-    count: Annotated[int, typer.Option(help="Pictures to draw; distances are compared at equal numbers only.")] = 2000,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            help="Pictures to draw, 2000 by default, or of sentences 500; distances are compared at equal numbers only."
+        ),
+    ] = None,
     psi: Annotated[str, typer.Option(help="Truncations to measure, like 1,0.7,0.5.")] = "1",
     ppl: Annotated[bool, typer.Option("--ppl", help="Also measure the perceptual path length.")] = False,
     pairs: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Write the pictures that are nearest to a real one, above those."),
     ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv", help="Sentences of the set: measure whether a checkpoint draws what they say."
+        ),
+    ] = None,
+    way: Annotated[
+        str | None, typer.Option(help="From sentences: stackgan, guided or instant; the first it can by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="From sentences: write 30 of them, drawn four times each.")
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="Keep the figures in the folder of the run.")] = False,
     device: Device = None,
     registry: Rows = None,
     as_json: Json = False,
 ) -> None:
-    """Hold a checkpoint's pictures against real ones: distances, overlap, copies; PSNR and SSIM of enlarged ones."""
+    """Hold a checkpoint's pictures against real ones: distances, overlap, copies; PSNR and SSIM of enlarged ones; of
+    those from sentences, whether they are what was asked for."""
     from ganhub.engine import Engine
     from ganhub.pipelines import evaluate as pipeline
     from ganhub.registry import Registry
@@ -52,8 +70,18 @@ def evaluate(
         rows = Registry([*rows, row])
     else:
         row = rows.find(target)
+    others = (features, psi, ppl, pairs) != ("small", "1", False, None)
+    if captions is not None:
+        if others or write:
+            raise BadInput("With --captions there are no --features, --psi, --ppl, --pairs and --write.")
+        _from_sentences(rows, row.id, data, captions, way, count, out, device, as_json)
+        return
+    if way is not None or out is not None or row.task == ("text",):
+        raise BadInput(
+            f"What '{row.id}' makes of sentences is measured with those of the set; add --captions FILE.csv."
+        )
     if "upscale" in row.task:
-        if (features, count, psi, ppl, pairs) != ("small", 2000, "1", False, None):
+        if others or count is not None:
             raise BadInput(
                 f"'{row.id}' enlarges pictures; --features, --count, --psi, --ppl and --pairs are of others."
             )
@@ -61,7 +89,8 @@ def evaluate(
         if write:
             _keep(path / "evaluation.json", line)
         return
-    how: dict[str, Any] = {"features": features, "count": count, "psis": floats("--psi", psi), "path_length": ppl}
+    how: dict[str, Any] = {"features": features, "psis": floats("--psi", psi), "path_length": ppl}
+    how |= {} if count is None else {"count": count}
     request = pipeline.EvaluateRequest(row.id, data=data, **how)
     engine = Engine(rows, device=device)
     try:
@@ -115,6 +144,48 @@ def _upscaled(
     for note in result.notes:
         print(note)
     return line
+
+
+def _from_sentences(
+    rows: Any, checkpoint: str, data: Path, captions: Path, way: str | None, count: int | None, out: Path | None,
+    device: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure whether a checkpoint draws what sentences say, and tell of it."""
+    from ganhub.data.captions import CaptionedSet
+    from ganhub.engine import Engine
+    from ganhub.pipelines import evaluate_text as pipeline
+
+    request = pipeline.EvaluateTextRequest(
+        checkpoint, CaptionedSet(data, captions), way=way, count=count, sheet=out is not None
+    )
+    engine = Engine(rows, device=device)
+    try:
+        _, result = follow(pipeline.evaluate_text(engine, request))
+    finally:
+        engine.close(drain=False)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        result.sheet.save(out)
+    line = result.line()
+    if as_json:
+        show_json(line)
+        return
+    print(f"{line['checkpoint']} (sha256 {line['sha256'][:12]}), {line['way']}, {line['precision']}")
+    print(f"{line['data']['name']} (sha256 {line['data']['sha256'][:12]}), {len(line['kinds'])} kinds")
+    columns = {"sentences": "", "fruit": "fruit", "colour": "colour", "cut": "whole/cut"}
+    columns |= {"nearest_median": "nearest", "nearest_1_percent": "nearest 1%"}
+    titles = {"all": "all", "seen": "known to its training", "unseen": "never in its training"}
+    titles |= {"others": "against other sentences"}
+    print(" " * 26 + "".join(f"{title:>12}" for title in columns.values()))
+    real = {key: value for key, value in result.real.items() if key in columns}
+    for title, figures in (*((titles[name], result.figures[name]) for name in result.figures), ("real pictures", real)):
+        cells = (f"{figures[key]:.4g}" if key in figures else "" for key in columns)
+        print(title.ljust(26) + "".join(f"{cell:>12}" for cell in cells))
+    print(f"real pictures: {result.real['pictures']:.0f} that trainings hold out; {pipeline.MARKS}")
+    for name in ("fruit", "colour"):
+        if name in result.above:
+            print(f"{name}: {result.above[name]:.2f} standard deviations above random pictures, of which "
+                  f"{result.above[f'random_{name}']:.4g} are right")  # fmt: skip
 
 
 def _keep(file: Path, line: dict[str, Any]) -> None:
