@@ -2,11 +2,12 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from ganhub import checkpoint, models
+from ganhub import checkpoint, hub, models
 from ganhub.checkpoint import Network
 from ganhub.errors import CheckpointError
 from ganhub.models import clip
@@ -184,3 +185,26 @@ def test_without_open_clip(own, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip.model", None)
     with pytest.raises(CheckpointError, match=r"pip install 'ganhub\[clip\]'"):
         models.family("clip").build("G", own.config)
+
+
+# --- What ships
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    row = load_registry().find("clip-fruit")
+    return models.read(checkpoint.read(hub.fetch(row, offline=True)), row.family, **row.config)
+
+
+def test_the_embedded_one_knows_colours_and_fruit(shipped):
+    y, x = np.mgrid[:64, :64]
+    pictures = []
+    for color in ((200, 40, 30), (235, 200, 60), (110, 150, 60)):
+        light = 1.1 - np.hypot(x - 26, y - 24) / 90
+        picture = np.broadcast_to(np.array((252, 243, 220.0)), (64, 64, 3)).copy()
+        inside = np.hypot(x - 32, y - 34) < 22
+        picture[inside] = (np.array(color) * light[..., None]).clip(0, 255)[inside]
+        pictures.append(picture)
+    seen = shipped.encode_image(torch.tensor(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    said = shipped.encode_text(["a red apple", "a yellow apple", "a green apple"])
+    assert (seen @ said.T).argmax(1).tolist() == [0, 1, 2]

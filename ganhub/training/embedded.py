@@ -3,6 +3,7 @@
     ganhub data prepare POMOLOGICAL --out DIR/fruit.zip --crop page --smallest 42 --label fruit
     ganhub data prepare PORTRAITS/original --out DIR/portraits.zip --crop face --smallest 38 \\
         --labels PORTRAITS/labels.csv
+    ganhub data caption DIR/fruit.zip --out DIR/fruit.captions.csv
     cp CC0PHOTOS/*.jpg FLOWERS/images/*.jpg DIR/photos
     python -m ganhub.training.embedded --data DIR [--runs runs] [--only dcgan-fruit-64] [--kimg N] [--device cuda]
 
@@ -33,7 +34,7 @@ from ganhub import checkpoint, imaging, models
 from ganhub.data.dataset import PictureSet, write_set
 from ganhub.errors import BadInput, GanHubError, TrainingError
 from ganhub.metrics import snapshots
-from ganhub.training import dcgan, features, loop, mlp_gan, srgan, stylegan2
+from ganhub.training import clip, dcgan, features, loop, mlp_gan, srgan, stylegan2
 from ganhub.training.workers import Workers
 
 PACKAGE = Path(__file__).parent.parent
@@ -156,6 +157,10 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
     "srgan-x4": gan(
         Stage(srgan, 120, "photos", settings={**PHOTOS, "pretrain": 400.0}, run="srresnet-x4"),
         Stage(srgan, 64, "photos", settings={**PHOTOS, "pretrain": 0.0}),
+    ),
+    "clip-fruit": gan(
+        Stage(clip, 60, "fruit.zip", settings={"robust": 0.0}, run="clip-fruit-plain"),
+        Stage(clip, 120, "fruit.zip"),
     ),
     "features-small": small_features,
     "eyes": eyes,
