@@ -182,6 +182,7 @@ def _from_sentences(
         cells = (f"{figures[key]:.4g}" if key in figures else "" for key in columns)
         print(title.ljust(26) + "".join(f"{cell:>12}" for cell in cells))
     print(f"real pictures: {result.real['pictures']:.0f} that trainings hold out; {pipeline.MARKS}")
+    print(f"real pictures in other colours: fruit {result.real['fruit_recoloured']:.4g}; kinds are told by colour too")
     for name in ("fruit", "colour"):
         if name in result.above:
             print(f"{name}: {result.above[name]:.2f} standard deviations above random pictures, of which "
