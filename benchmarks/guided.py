@@ -1,0 +1,124 @@
+"""CLIP-guided jobs together, one after another, and by a plain loop as public scripts have it. One JSON line.
+
+    python -m benchmarks.guided [--jobs 8] [--steps 20] [--cutouts 0] [--generator stylegan2-fruit] [--clip clip-fruit]
+
+All three optimise the same latents towards the same sentences with Adam. `together` is this project's engine with a
+slot for every job, `alone` the same engine with one slot, `plain` a loop that a script would have: the networks as
+they are read, float32, in the usual layout, one job at a time. They take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+
+from ganhub import checkpoint, hub, models
+from ganhub.engine import Engine, Fit, Job
+from ganhub.registry import load_registry
+
+SENTENCES = ("a red apple", "a green pear", "a purple plum", "an orange", "a yellow lemon", "a peach, cut open",
+             "black grapes", "red strawberries")  # fmt: skip
+
+
+def engine_of(slots: int, generator: str, clip: str, device: str | None) -> Engine:
+    engine = Engine(load_registry(), device=device, slots=slots)
+    engine.describe(generator)
+    engine.describe(clip)
+    return engine
+
+
+def fits(engine: Engine, args: argparse.Namespace) -> list[Fit]:
+    found = []
+    for n in range(args.jobs):
+        text = engine.run(Job(args.clip, "read", {"text": SENTENCES[n % len(SENTENCES)]}))
+        item = {"text": text, "cutouts": args.cutouts, "psi": 0.7}
+        found.append(Fit(args.generator, "guided", item, steps=args.steps, lr=0.05, seed=n, critic=args.clip))
+    return found
+
+
+def through(engine: Engine, jobs: list[Fit]) -> float:
+    """Seconds of all jobs, sent at once."""
+    began = time.perf_counter()
+    for ticket in [engine.optimise(fit) for fit in jobs]:
+        ticket.result()
+    return time.perf_counter() - began
+
+
+class Plain:
+    """The loop of a public script."""
+
+    def __init__(self, args: argparse.Namespace):
+        registry = load_registry()
+
+        def read(name: str) -> torch.nn.Module:
+            row = registry.find(name)
+            return models.read(checkpoint.read(hub.fetch(row), sha256=row.sha256), row.family, **row.config)
+
+        self.G, self.clip, self.args = read(args.generator), read(args.clip), args
+
+    def run(self) -> float:
+        began = time.perf_counter()
+        for n in range(self.args.jobs):
+            z = torch.randn(1, self.G.z_dim, generator=torch.Generator().manual_seed(n))
+            w = self.G.mapping(z, psi=0.7)[:, :1].detach().clone().requires_grad_(True)
+            optimizer = torch.optim.Adam([w], lr=0.05)
+            for _ in range(self.args.steps):
+                image = self.G.synthesis(w.expand(-1, self.G.num_ws, -1))
+                seen = self.clip.encode_image(image)
+                loss = 1 - (seen * self.clip.encode_text([SENTENCES[n % len(SENTENCES)]])).sum()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--generator", default="stylegan2-fruit")
+    parser.add_argument("--clip", default="clip-fruit")
+    parser.add_argument("--jobs", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cutouts", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device")
+    args = parser.parse_args()
+    together = engine_of(args.jobs, args.generator, args.clip, args.device)
+    alone = engine_of(1, args.generator, args.clip, args.device)
+    plain = Plain(args)
+    jobs = fits(together, args)
+    sides = {
+        "together": lambda: through(together, jobs),
+        "alone": lambda: through(alone, jobs),
+        "plain": plain.run,
+    }
+    for run in sides.values():  # kernels are built, threads begin
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(args.repeats):
+        for name, run in sides.items():
+            seconds[name].append(run())
+    together.close(drain=False)
+    alone.close(drain=False)
+    median = {name: statistics.median(taken) for name, taken in seconds.items()}
+    print(
+        json.dumps(
+            {
+                "generator": args.generator,
+                "clip": args.clip,
+                "jobs": args.jobs,
+                "steps": args.steps,
+                "cutouts": args.cutouts,
+                "steps_per_second": {n: round(args.jobs * args.steps / s, 1) for n, s in median.items()},
+                "against_alone": round(median["alone"] / median["together"], 2),
+                "against_plain": round(median["plain"] / median["together"], 2),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
