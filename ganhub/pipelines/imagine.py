@@ -258,7 +258,8 @@ def _guided(engine: Engine, request: ImagineRequest, row: Checkpoint) -> Generat
                         seed = request.seeds[index]
                         about = _about(request, row, sha256, facts, "guided", seed, clip=eyes.id, step=event.step)
                         name = f"{row.id}_seed{seed:04d}_step{event.step:04d}"
-                        shown = yield from _drawn(engine, request, row, facts, event.latent, about, name)
+                        drawing = _drawn(engine, request, row, facts, event.latent, about, name)
+                        shown = yield from _meanwhile(drawing, _so_far(engine, losses, request, row))
                         steps = sum(map(len, losses))
                         total = request.steps * len(fits)
                         left = (total - steps) * (time.monotonic() - began) / max(steps, 1)
@@ -269,7 +270,7 @@ def _guided(engine: Engine, request: ImagineRequest, row: Checkpoint) -> Generat
                 if ticket.done():
                     done[index] = ticket.result()["latent"]
                     del running[index]
-            yield Progress(sum(map(len, losses)), request.steps * len(fits), _where(engine, losses, request, row))
+            yield _so_far(engine, losses, request, row)
     finally:
         for ticket in running.values():
             ticket.cancel()
@@ -277,9 +278,20 @@ def _guided(engine: Engine, request: ImagineRequest, row: Checkpoint) -> Generat
     return (yield from _finished(engine, request, row, sha256, facts, eyes, text, latents, "guided", losses))
 
 
-def _where(engine: Engine, losses: list[list[float]], request: ImagineRequest, row: Checkpoint) -> str:
+def _so_far(engine: Engine, losses: list[list[float]], request: ImagineRequest, row: Checkpoint) -> Progress:
     least = min(map(len, losses))
-    return f"Step {least} of {request.steps}" if least else loading(engine, row).message
+    words = f"Step {least} of {request.steps}" if least else loading(engine, row).message
+    return Progress(sum(map(len, losses)), request.steps * len(losses), words)
+
+
+def _meanwhile(events: Generator[Progress, None, Picture], shown: Progress) -> Generator[Progress, None, Picture]:
+    """What some events lead to, with one progress shown in place of theirs."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return end.value
+        yield shown
 
 
 def _instant(engine: Engine, request: ImagineRequest, row: Checkpoint) -> Generator[Progress, None, ImagineResult]:
@@ -469,7 +481,7 @@ def _all(engine: Engine, row: Checkpoint, jobs: list[Job], words: str) -> Genera
     with closing(answers_of(engine, jobs)) as answers:
         for answer in answers:
             if answer is None:
-                yield Progress(len(found), len(jobs), words) if found and words else loading(engine, row)
+                yield Progress(len(found), len(jobs), words) if words else loading(engine, row)
             else:
                 found.append(answer)
                 if words and len(found) % 16 == 0:

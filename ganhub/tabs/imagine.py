@@ -412,8 +412,9 @@ class ImagineTab(Layout):
         """What the page shows before the first click: the first example by what is on disk, made once."""
         with self._first_lock:
             way, row = self.controls["way"].value, self.context.registry.find(self.controls["checkpoint"].value)
-            here = all(hub.status(one).on_disk for one in (row, *self.ways.helpers(row, way)))
-            if self._first is None and here:
+            if self._first is None and not self.ways.missing(row, way):
+                for one in (row, *self.ways.helpers(row, way)):
+                    self.context.engine.describe(one.id)  # opened first: the time that is told is that of drawing
                 settings = {"text": self.controls["text"].value, "checkpoint": row.id, "way": way}
                 request = request_of_settings(settings, "", preview=0)
                 began = time.monotonic()
