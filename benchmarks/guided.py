@@ -24,10 +24,10 @@ SENTENCES = ("a red apple", "a green pear", "a purple plum", "an orange", "a yel
              "black grapes", "red strawberries")  # fmt: skip
 
 
-def engine_of(slots: int, generator: str, clip: str, device: str | None) -> Engine:
-    engine = Engine(load_registry(), device=device, slots=slots)
-    engine.describe(generator)
-    engine.describe(clip)
+def engine_of(slots: int, args: argparse.Namespace) -> Engine:
+    engine = Engine(load_registry(), device=args.device, precision=args.precision, slots=slots)
+    engine.describe(args.generator)
+    engine.describe(args.clip)
     return engine
 
 
@@ -36,7 +36,8 @@ def fits(engine: Engine, args: argparse.Namespace) -> list[Fit]:
     for n in range(args.jobs):
         text = engine.run(Job(args.clip, "read", {"text": SENTENCES[n % len(SENTENCES)]}))
         item = {"text": text, "cutouts": args.cutouts, "psi": 0.7}
-        found.append(Fit(args.generator, "guided", item, steps=args.steps, lr=0.05, seed=n, critic=args.clip))
+        found.append(Fit(args.generator, "guided", item, steps=args.steps, lr=0.05, seed=n, critic=args.clip,
+                         precision=args.precision))  # fmt: skip
     return found
 
 
@@ -84,10 +85,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cutouts", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--precision", choices=("exact", "fast"), default="exact", help="of the engine; the loop's is float32"
+    )
     parser.add_argument("--device")
     args = parser.parse_args()
-    together = engine_of(args.jobs, args.generator, args.clip, args.device)
-    alone = engine_of(1, args.generator, args.clip, args.device)
+    together = engine_of(args.jobs, args)
+    alone = engine_of(1, args)
     plain = Plain(args)
     jobs = fits(together, args)
     sides = {
@@ -112,6 +116,7 @@ def main() -> None:
                 "jobs": args.jobs,
                 "steps": args.steps,
                 "cutouts": args.cutouts,
+                "precision": args.precision,
                 "steps_per_second": {n: round(args.jobs * args.steps / s, 1) for n, s in median.items()},
                 "against_alone": round(median["alone"] / median["together"], 2),
                 "against_plain": round(median["plain"] / median["together"], 2),

@@ -34,7 +34,7 @@ from ganhub import checkpoint, imaging, models
 from ganhub.data.dataset import PictureSet, write_set
 from ganhub.errors import BadInput, GanHubError, TrainingError
 from ganhub.metrics import snapshots
-from ganhub.training import clip, dcgan, features, loop, mlp_gan, srgan, stylegan2
+from ganhub.training import char_cnn_rnn, clip, dcgan, features, loop, mlp_gan, srgan, stackgan, stylegan2
 from ganhub.training.workers import Workers
 
 PACKAGE = Path(__file__).parent.parent
@@ -162,6 +162,26 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
         Stage(clip, 60, "fruit.zip", settings={"robust": 0.0}, run="clip-fruit-plain"),
         Stage(clip, 120, "fruit.zip"),
     ),
+    "char-cnn-rnn-fruit": gan(
+        Stage(char_cnn_rnn, 168, "fruit.zip", settings={"dim": 256, "width": 256, "batch": 64, "mirror": True})
+    ),
+    "stackgan-fruit": gan(
+        Stage(
+            stackgan,
+            200,
+            "fruit.zip",
+            settings={
+                **BALANCED,
+                "encoder": "char-cnn-rnn-fruit",
+                "z_dim": 64,
+                "code_dim": 64,
+                "ndf": 32,
+                "residuals": 1,
+                "kl": 0.02,
+                "aug": "ada",
+            },
+        )
+    ),
     "features-small": small_features,
     "eyes": eyes,
 }
@@ -242,7 +262,9 @@ def main() -> None:
             if hasattr(G, "scale"):
                 Image.open(args.runs / name / "grid.png").save(CARDS / f"{name}.jpg", quality=88)
                 print(f"  golden: {{seed: 0, cells: {golden(G)}}}")
-            if hasattr(G, "z_dim"):
+            if hasattr(G, "stages") and G.text_dim:
+                Image.open(args.runs / name / "grid.png").save(CARDS / f"{name}.png", optimize=True)
+            elif hasattr(G, "z_dim"):
                 CARDS.mkdir(parents=True, exist_ok=True)
                 sheet(G).save(CARDS / f"{name}.png", optimize=True)
                 print(f"  golden: {{seed: 0, cells: {golden(G)}}}")
