@@ -20,6 +20,13 @@ def own_home(tmp_path_factory, monkeypatch):
     return home
 
 
+@pytest.fixture(autouse=True)
+def small_numbers():
+    """A training flushes the smallest numbers to zero, in its whole process, which is that of other tests here."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of reference cases and real checkpoints, where it lies beside the project."""

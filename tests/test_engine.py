@@ -211,8 +211,8 @@ def test_classes_are_checked(engine, label, text):
 
 
 def test_unknown_names_are_refused_at_the_door(engine):
-    with pytest.raises(BadInput, match="no operation 'paint'"):
-        engine.submit(Job("conv", "paint", {}))
+    with pytest.raises(BadInput, match="no operation 'sculpt'"):
+        engine.submit(Job("conv", "sculpt", {}))
     with pytest.raises(RegistryError, match="did you mean 'conv'"):
         engine.submit(Job("convv", "generate", {}))
     with pytest.raises(BadInput, match="no mapping network"):
