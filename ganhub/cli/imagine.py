@@ -59,7 +59,7 @@ def imagine(
     start: Annotated[
         Path | None, typer.Option(metavar="FILE", help="guided: saved latents (.npz) to start from.")
     ] = None,
-    strength: Annotated[float, typer.Option(help="instant: how far to go.")] = 3.0,
+    strength: Annotated[float, typer.Option(help="instant: how far to go.")] = 2.0,
     to: Annotated[str | None, typer.Option(metavar="SENTENCE", help="Make a video to this sentence instead.")] = None,
     frames: Annotated[int, typer.Option(help="Of the video.")] = 60,
     save: Annotated[

@@ -70,7 +70,7 @@ class ImagineRequest:
     noise_weight: float = 0.0
     start: Latents | None = None
     """guided: a saved latent to start from, in place of candidates."""
-    strength: float = 3.0
+    strength: float = 2.0
     """instant: how far, in standard deviations of what the CLIP says of this network's pictures."""
     preview: int = 10
     """guided: a picture every so many steps; 0 for none."""

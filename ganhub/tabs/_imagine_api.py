@@ -96,7 +96,7 @@ class Api:
         clip: str = "",
         steps: int = 60,
         psi: float = 0.7,
-        strength: float = 3.0,
+        strength: float = 2.0,
         noise: bool = True,
         request: gr.Request | None = None,
     ) -> Iterator[Any]:
@@ -147,7 +147,7 @@ class Api:
         clip: str = "",
         steps: int = 60,
         psi: float = 0.7,
-        strength: float = 3.0,
+        strength: float = 2.0,
         noise: bool = True,
         request: gr.Request | None = None,
     ) -> Iterator[Any]:
