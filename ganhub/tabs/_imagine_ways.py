@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
 from ganhub import hub
 from ganhub.errors import BadInput, GanHubError
+from ganhub.latents import Latents
 from ganhub.pipelines.imagine import ImagineRequest, clip_for, way_of
 from ganhub.registry import Checkpoint, ManualSource, Registry
 from ganhub.tabs._imagine_words import Vocabulary, vocabulary
@@ -41,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "mean_weight": 0.02,
     "start_weight": 0.0,
     "noise_weight": 0.0,
-    "strength": 3.0,
+    "strength": 2.0,
 }
 """Every setting beside sentence, checkpoint and way."""
 VARIED = {"start_weight": 0.02, "noise_weight": 0.25}
@@ -93,6 +94,20 @@ def _whole(name: str, value: Any) -> int:
 
 
 @dataclass(frozen=True)
+class Made:
+    """What the page shows: the request, the seeds of its pictures, and their latents where they have any."""
+
+    request: ImagineRequest
+    seeds: tuple[int, ...]
+    latents: Latents | None
+
+    def differs_in_seeds(self, other: ImagineRequest) -> bool:
+        """Whether another request asks for the same, but for its seeds."""
+        alike = {"seeds": (0,), "visitor": "", "preview": 0, "start": None}
+        return replace(self.request, **alike) == replace(other, **alike)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class Taken:
     """Seconds of a run, and of how many pictures and steps."""
 
@@ -139,10 +154,16 @@ class Ways:
             return []
 
     def choices(self, way: str) -> list[tuple[str, str]]:
-        """(label, id) for the checkpoint picker: what has its own CLIP first."""
+        """(label, id) for the checkpoint picker: what its CLIP was trained for first."""
         rows = {row.id: row for row in self.rows(way)}
         found = [choice for choice in picker_choices(self.registry, TASKS[way]) if choice[1] in rows]
-        return sorted(found, key=lambda choice: way != "stackgan" and "clip" not in rows[choice[1]].components)
+        return sorted(found, key=lambda choice: way != "stackgan" and bool(self.foreign(rows[choice[1]])))
+
+    def foreign(self, row: Checkpoint) -> str:
+        """What the CLIP of a row knows, where that is something else than the row draws; else empty."""
+        helpers = self.helpers(row, "guided")
+        known = vocabulary(*(helper.dataset for helper in helpers))
+        return known.about if "clip" not in row.components and known is not vocabulary(row.dataset) else ""
 
     def clips(self) -> list[tuple[str, str]]:
         """(label, id) of all CLIPs."""
@@ -190,10 +211,8 @@ class Ways:
             words += f"fetches {', '.join(f'{one.title} ({size_words(one.bytes)})' for one in away)} first."
         else:
             words += "all here."
-        if way != "stackgan" and not clip and "clip" not in row.components:
-            known = vocabulary(helpers[0].dataset)
-            if known.groups and known is not vocabulary(row.dataset):
-                words += f" This CLIP knows {known.about} only; More offers others."
+        if way != "stackgan" and not clip and (about := self.foreign(row)):
+            words += f" This CLIP knows {about} only; More offers others."
         if way != "stackgan" and find_spec("open_clip") is None:
             words += ' CLIP needs one more package: pip install "ganhub[clip]".'
         waiting = self.engine.status()["waiting"]

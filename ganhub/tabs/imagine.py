@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from ganhub import hub
+from ganhub import hub, zerogpu
 from ganhub.imaging import read_provenance
 from ganhub.latents import MAX_SEED, Latents, load_latents, save_latents
 from ganhub.pipelines.imagine import Formed, ImagineRequest, ImagineResult, imagine, way_of
@@ -22,7 +23,7 @@ from ganhub.pipelines.requests import Picture
 from ganhub.tabs import Context, _imagine_api
 from ganhub.tabs import _imagine_view as view
 from ganhub.tabs._imagine_layout import Layout
-from ganhub.tabs._imagine_ways import MOST_SEEDS, VARIED, Ways, request_of_settings, settings_of
+from ganhub.tabs._imagine_ways import MOST_SEEDS, VARIED, Made, Ways, request_of_settings, settings_of
 from ganhub.tabs._imagine_words import strange, with_word
 from ganhub.tabs._runs import Runs
 from ganhub.tabs._widgets import (
@@ -65,15 +66,6 @@ def build(context: Context) -> None:
     tab.lay_out()
     tab.join()
     _imagine_api.publish(context, ways, tab.controls["checkpoint"].value)
-
-
-@dataclass(frozen=True)
-class Made:
-    """What the page shows: the request, the seeds of its pictures, and their latents where they have any."""
-
-    request: ImagineRequest
-    seeds: tuple[int, ...]
-    latents: Latents | None
 
 
 class ImagineTab(Layout):
@@ -130,6 +122,8 @@ class ImagineTab(Layout):
         self.drop.upload(self.dropped, self.drop, from_file, **QUIET).success(**fit).then(**times)
         self.drop.clear(lambda: None, None, self.start, **QUIET)
         context.warm.append(self.first)
+        if not zerogpu.ACTIVE:  # where a device is lent to a visitor, it is not for this
+            context.warm.append(self.rehearse)
 
     # What fits a way and a checkpoint
 
@@ -351,7 +345,7 @@ class ImagineTab(Layout):
     def _film(self, data: dict[Any, Any], who: str, stop: threading.Event, folder: Path) -> Updates:
         a, made, known = self._wanted(data, who), data[self.made], None
         a = replace(a, seeds=a.seeds[:1])
-        if made is not None and data[self.picked] < len(made.seeds) and _same(a, made.request):
+        if made is not None and data[self.picked] < len(made.seeds) and made.differs_in_seeds(a):
             a = replace(a, seeds=(made.seeds[data[self.picked]],))
             if made.latents is not None:
                 values = made.latents.values[data[self.picked]][None]
@@ -422,6 +416,18 @@ class ImagineTab(Layout):
                 self.ways.took(request, way, time.monotonic() - began)
         return self._first
 
+    def rehearse(self) -> None:
+        """Tries the other ways for a moment, so that the page can tell how long they take."""
+        for way, settings in (("instant", {}), ("instant", {}), ("guided", {"steps": 15})):
+            if way in self.ways.possible() and not self.ways.missing(row := self.ways.best(way), way):
+                text = self.ways.vocabulary(row, way).examples[0]
+                request = request_of_settings(
+                    {"text": text, "checkpoint": row.id, "way": way, **settings}, "", preview=0
+                )
+                began = time.monotonic()
+                deque(imagine(self.context.engine, request), maxlen=0)
+                self.ways.took(request, way, time.monotonic() - began)
+
     @sentences
     def first_sight(self) -> Iterator[dict[Any, Any]]:
         result = self.first()
@@ -434,10 +440,3 @@ class ImagineTab(Layout):
             yield self._whole(
                 result, forming, folder, "A first look. Write a sentence of your own, or try one of these."
             )
-
-
-def _same(a: ImagineRequest, b: ImagineRequest) -> bool:
-    """Whether two requests differ in their seeds only."""
-    return replace(a, seeds=(0,), visitor="", preview=0, start=None) == replace(
-        b, seeds=(0,), visitor="", preview=0, start=None
-    )
