@@ -28,11 +28,11 @@ class Vocabulary:
 
 FRUIT = Vocabulary(
     (
+        "a purple plum",
         "two red apples with a leaf",
-        "a purple pear",
+        "a yellow lemon",
         "a bunch of green grapes",
         "an orange, cut open",
-        "ripe red strawberries",
         "a blue apple",
     ),
     {
