@@ -46,7 +46,7 @@ def browser(tmp_path_factory):
 def opened(browser, app, width=1280, height=900, **how):
     """A page, with the tiny networks chosen."""
     context = browser.new_context(viewport={"width": width, "height": height}, **how)
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(90_000)
     page = context.new_page()
     outside, complaints = [], []
     page.on("request", lambda r: outside.append(r.url) if not is_local(r.url) else None)
