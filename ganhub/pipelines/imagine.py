@@ -252,6 +252,7 @@ def _guided(engine: Engine, request: ImagineRequest, row: Checkpoint) -> Generat
                     break
                 waiting.pop(0)
             for index, ticket in list(running.items()):
+                ended = ticket.done()  # asked first: whatever it told before its end is looked at once more
                 for event in ticket.pending(PATIENCE / len(running)):
                     losses[index].append(event.loss)
                     if event.latent is not None:
@@ -267,7 +268,7 @@ def _guided(engine: Engine, request: ImagineRequest, row: Checkpoint) -> Generat
                         curves = tuple(map(tuple, losses))
                         words = f"Step {event.step} of {event.steps}"
                         yield Formed(steps, total, words, shown, index, left, speed, event.latent, curves)
-                if ticket.done():
+                if ended:
                     done[index] = ticket.result()["latent"]
                     del running[index]
             yield _so_far(engine, losses, request, row)
