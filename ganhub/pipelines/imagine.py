@@ -485,6 +485,6 @@ def _all(engine: Engine, row: Checkpoint, jobs: list[Job], words: str) -> Genera
                 yield Progress(len(found), len(jobs), words) if words else loading(engine, row)
             else:
                 found.append(answer)
-                if words and len(found) % 16 == 0:
+                if words and len(found) % 16 == 0 and len(found) < len(jobs):
                     yield Progress(len(found), len(jobs), words)
     return found
