@@ -241,6 +241,7 @@ def _misfit(direction: Checkpoint, generator: Checkpoint, w_dim: int | None) -> 
     if "direction" not in direction.task:
         return f"'{direction.id}' is no direction"
     has = {"family": generator.family, "dataset": generator.dataset, "resolution": generator.resolution, "w_dim": w_dim}
+    has["sha256"] = generator.sha256
     for key, wanted in direction.generator.items():
         wanted = tuple(wanted) if isinstance(wanted, list) else wanted
         if has.get(key) is not None and has[key] != wanted:

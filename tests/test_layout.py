@@ -16,6 +16,7 @@ ORDER = [
     ["checkpoint"],
     ["models"],
     ["latents", "imaging"],
+    ["directions"],
     ["data"],
     ["metrics"],
     ["engine"],
