@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ganhub.data import landmarks
+from ganhub.data import crop, landmarks
 from ganhub.errors import BadInput
 from ganhub.imaging import align
-from ganhub.imaging.align import Square, cut, face_mask, ffhq_square, paste, square_for, square_of
+from ganhub.imaging.align import Square, cut, face_mask, ffhq_square, paste, square_for, square_of, square_of_face
 from ganhub.registry import Checkpoint, PathSource, Registry, load_registry
 
 CASES = ["astronaut_256", "astronaut_256_t4096", "astronaut_64", "rot30_256", "crop_padded_256"]
@@ -133,7 +133,14 @@ def test_the_template_of_a_row():
 
 
 @pytest.mark.parametrize(
-    "rows", [{"align": "ffhq"}, {"size": 10**6}, {"align": "face", "size": 64}, {"align": "hat", "size": 64}]
+    "rows",
+    [
+        {"align": "ffhq"},
+        {"size": 10**6},
+        {"align": "face", "size": 64},
+        {"align": "eyes", "size": 64},
+        {"align": "hat", "size": 64},
+    ],
 )
 def test_templates_that_mean_nothing(rows):
     with pytest.raises(BadInput, match="preprocess"):
@@ -276,3 +283,27 @@ def test_what_the_precise_way_lacks_is_said():
             landmarks.locate(np.zeros((64, 64, 3), np.uint8), "landmarks")
     else:
         assert sentence is not None and "ganhub pull face-alignment-s3fd face-alignment-2dfan4" in sentence
+
+
+@pytest.mark.parametrize("by_points", [True, False])
+def test_the_crops_of_a_prepared_set_come_out_alike(by_points):
+    """`align: eyes` shows a network what `ganhub data prepare --crop face` showed it in its training."""
+    photo, left, right = waves(400, 330), (148.0, 120.0), (206.0, 140.0)
+    ffhq = square_of(left, right, (150, 190)) if by_points else square_of(left, right)
+    eyes = np.array([left, right]) if by_points else None
+    square, size = square_for({"align": "eyes", "size": 96, "margin": crop.MARGIN}, ffhq, eyes)
+    there = crop.by_eyes("", *((x + 0.5, y + 0.5) for x, y in (left, right)))
+    (wanted,) = crop.cut(photo, [there], size)
+    assert np.abs(np.asarray(cut(photo, square, size).picture, int) - wanted).mean() < 1
+
+
+@pytest.mark.parametrize("degrees", [0, 30, -100])
+def test_a_face_marked_by_hand(degrees):
+    """The square from brow to chin is that part of the square of FFHQ which `align: face` takes for it."""
+    square = square_of_face(200, 150, 80, degrees)
+    face = square.part(align.FACE_MIDDLE, align.FACE_SIDE)
+    assert np.allclose(face.corners.mean(axis=0), (200, 150)) and face.side == pytest.approx(80)
+    right = face.corners[3] - face.corners[0]
+    assert np.degrees(np.arctan2(right[1], right[0])) == pytest.approx(degrees)
+    with pytest.raises(BadInput, match="a side above zero"):
+        square_of_face(1, 1, 0)

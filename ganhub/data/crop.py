@@ -16,11 +16,11 @@ from scipy import ndimage
 from ganhub.data import pages
 from ganhub.data.pages import Page
 from ganhub.errors import BadInput
+from ganhub.imaging.align import EYES_AT
 
 HOW = ("centre", "face", "saliency", "page")
 MARGIN = 2.6
 """Side of a face's square over the distance of its eyes: from the brow to below the chin, little of the backdrop."""
-EYES_AT = 0.42
 OVER = 0.1
 """Share of a face's square that may lie outside of the picture, where its edge is drawn out."""
 

@@ -51,6 +51,8 @@ class Located:
     square: Square
     points: np.ndarray | None = None
     """[68, 2] of x, y, where the way was `landmarks`."""
+    eyes: np.ndarray | None = None
+    """[2, 2] of x, y: the middles of the eyes, left and right as seen in the picture; None where nobody looked."""
 
 
 def missing(how: str) -> str | None:
@@ -78,15 +80,19 @@ def locate(picture: np.ndarray, how: str, device: str = "cpu") -> list[Located]:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise BadInput(f"Faces are sought in uint8 [H, W, 3], not in {picture.dtype} {list(picture.shape)}.")
     if how == "landmarks":
-        found = [Located(ffhq_square(points), points) for points in _aligner(device)(picture)]
+        found = [Located(ffhq_square(p), p, _eyes_of(p)) for p in _aligner(device)(picture)]
     elif how == "points":
-        found = [Located(square) for square in _by_points(picture)]
+        found = _by_points(picture)
     elif how == "eyes":  # which are counted from the edge of the picture
         eyes = (np.array(face.eyes) - 0.5 for face in find_faces(picture))
-        found = [Located(square_of(left, right)) for left, right in eyes]
+        found = [Located(square_of(*pair), eyes=pair) for pair in eyes]
     else:
         raise BadInput(f"Faces are found by {', '.join(NETWORKS)}, not by '{how}'.")
     return sorted(found, key=lambda face: -face.square.side)
+
+
+def _eyes_of(points: np.ndarray) -> np.ndarray:
+    return np.stack([points[36:42, :2].mean(axis=0), points[42:48, :2].mean(axis=0)])
 
 
 @cache
@@ -126,23 +132,27 @@ def _aligner(device: str) -> Any:
     return landmarks
 
 
-def _by_points(picture: np.ndarray) -> list[Square]:
-    """The squares of FFHQ of the faces that BlazeFace sees, and sees again when it looks closer."""
+def _by_points(picture: np.ndarray) -> list[Located]:
+    """The faces that BlazeFace sees, and sees again when it looks closer."""
     photo = Image.fromarray(picture)
-    squares: list[Square] = []
+    found: list[Located] = []
     side = max(photo.size)
     whole = Square(np.array([(0, 0), (0, side), (side, side), (side, 0)]) - 0.5)
     for first in _look(photo, whole):
-        for square in _look(photo, first.part((0.5, 0.5), AROUND)):
-            near = [math.dist(square.place(0.5, 0.5), other.place(0.5, 0.5)) < 0.25 * other.side for other in squares]
-            if math.dist(square.place(0.5, 0.5), first.place(0.5, 0.5)) < 0.25 * first.side and not any(near):
-                squares.append(square)
-    return squares
+        for face in _look(photo, first.square.part((0.5, 0.5), AROUND)):
+            if _near(face, first) and not any(_near(face, other) for other in found):
+                found.append(face)
+    return found
+
+
+def _near(face: Located, other: Located) -> bool:
+    """Two faces cannot have their middles so near to each other."""
+    return math.dist(face.square.place(0.5, 0.5), other.square.place(0.5, 0.5)) < 0.25 * other.square.side
 
 
 @torch.inference_mode()
-def _look(photo: Image.Image, where: Square) -> list[Square]:
-    """The squares of the faces in a part of a photo, the surest first."""
+def _look(photo: Image.Image, where: Square) -> list[Located]:
+    """The faces in a part of a photo, the surest first."""
     network = _blazeface()
     scale = min(1.0, 2 * network.side / where.side)  # what is left is read bilinearly, so that nothing is skipped
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
@@ -154,16 +164,16 @@ def _look(photo: Image.Image, where: Square) -> list[Square]:
     faces, logits = network(pixels)
     sure = logits[0].sigmoid() > SURELY
     faces, scores = faces[0][sure], logits[0][sure].sigmoid()
-    squares: list[Square] = []
+    found: list[Located] = []
     while len(faces):
         best = scores.argmax()
         same = _common(faces[best], faces) > SAME
         weights = scores[same, None]
         points = ((faces[same] * weights).sum(dim=0) / weights.sum()).double().numpy().reshape(8, 2)[2:]
         right, left, _, mouth = (where.place(*point) for point in points[:4])
-        squares.append(square_of(right, left, mouth))
+        found.append(Located(square_of(right, left, mouth), eyes=np.stack([right, left])))
         faces, scores = faces[~same], scores[~same]
-    return squares
+    return found
 
 
 def _common(face: Tensor, others: Tensor) -> Tensor:

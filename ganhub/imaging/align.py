@@ -24,6 +24,8 @@ FACE_MIDDLE, FACE_SIDE = (0.5, 0.54), 0.55
 """A face in the square of FFHQ, in shares of its side: half way from hairline to chin; as wide as from brow to chin."""
 MASK_RADII, MASK_EDGE = (0.36, 0.45), 0.25
 """The ellipse that is pasted, in the same shares, and the part of its radii over which it fades away."""
+EYES_AT = 0.42
+"""Height of the eyes in a square that is cut by the eyes alone, as `ganhub data prepare --crop face` cuts them."""
 MAX_SIDE = 4096
 
 
@@ -98,8 +100,13 @@ def square_of(left: Any, right: Any, mouth: Any = None) -> Square:
     if not length > 0:
         raise BadInput("A face cannot be aligned by eyes and mouth that are all in one place.")
     x = axis / length * max(2 * math.hypot(*across), 1.8 * math.hypot(*down))
-    y, middle = _turned(x), eyes + 0.1 * down
-    return Square(np.stack([middle - x - y, middle - x + y, middle + x + y, middle + x - y]))
+    return _square(eyes + 0.1 * down, x, _turned(x))
+
+
+def _square(middle: np.ndarray, right: np.ndarray, down: np.ndarray) -> Square:
+    """By the ways from its middle to the middles of its sides."""
+    left, right = middle - right, middle + right
+    return Square(np.stack([left - down, left + down, right + down, right - down]))
 
 
 def _turned(vector: np.ndarray) -> np.ndarray:
@@ -107,13 +114,35 @@ def _turned(vector: np.ndarray) -> np.ndarray:
     return np.array([-vector[1], vector[0]])
 
 
-def square_for(preprocess: dict[str, Any], ffhq: Square) -> tuple[Square, int]:
+def square_of_face(x: float, y: float, side: float, degrees: float = 0.0) -> Square:
+    """The square of FFHQ around a face that somebody marked by a square from brow to chin.
+
+    Args:
+        x, y: the middle of the face.
+        side: of the square.
+        degrees: by how much the face is turned, clockwise.
+
+    Raises:
+        BadInput: a side that is none.
+    """
+    if not (side > 0 and all(math.isfinite(v) for v in (x, y, side, degrees))):
+        raise BadInput(f"A face is marked by its middle, a side above zero and a turn, not by {x}, {y}, {side}.")
+    turn, half = math.radians(degrees), side / FACE_SIDE / 2
+    right = half * np.array([math.cos(turn), math.sin(turn)])
+    down = _turned(right)
+    middle = np.array([x, y]) - 2 * ((FACE_MIDDLE[0] - 0.5) * right + (FACE_MIDDLE[1] - 0.5) * down)
+    return _square(middle, right, down)
+
+
+def square_for(preprocess: dict[str, Any], ffhq: Square, eyes: Any = None) -> tuple[Square, int]:
     """The square that a network wants, and the side of its picture in pixels.
 
     Args:
-        preprocess: of the network's row. `align`: `ffhq`, or `face` for a picture of `size` pixels a side in whose
-            middle the face, from brow to chin, is `face` pixels high.
+        preprocess: of the network's row. `align`: `ffhq`; `face` for a picture of `size` pixels a side in whose middle
+            the face, from brow to chin, is `face` pixels high; `eyes` for eyes that are level at 42 % of the height,
+            `margin` times their distance being the side.
         ffhq: where the face is.
+        eyes: [2, 2], left and right as seen in the picture, for `eyes`; where they usually are by default.
 
     Raises:
         BadInput: the row asks for something else.
@@ -123,8 +152,16 @@ def square_for(preprocess: dict[str, Any], ffhq: Square) -> tuple[Square, int]:
         raise BadInput(f"preprocess.size of a network for faces is a side in pixels up to {MAX_SIDE}, not {size!r}.")
     if align == "ffhq":
         return ffhq, size
+    margin = preprocess.get("margin")
+    if align == "eyes" and isinstance(margin, (int, float)) and 1 <= margin <= 10:
+        side = margin / 4  # the square of FFHQ by eyes alone is four times as wide as they are apart
+        level = ffhq if eyes is None else square_of(*eyes)
+        return level.part((0.5, 0.5 - 0.1 * MOUTH_BELOW / 4 + (0.5 - EYES_AT) * side), side), size
     if align != "face" or not isinstance(face, int) or not 1 <= face <= size:
-        raise BadInput(f"preprocess.align is 'ffhq', or 'face' with the `face` of 1 to {size} pixels, not {align!r}.")
+        raise BadInput(
+            f"preprocess.align is 'ffhq', 'face' with the `face` of 1 to {size} pixels, or 'eyes' with a `margin` of "
+            f"1 to 10, not {align!r}."
+        )
     return ffhq.part(FACE_MIDDLE, FACE_SIDE * size / face), size
 
 
