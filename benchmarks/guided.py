@@ -18,6 +18,7 @@ import torch
 
 from ganhub import checkpoint, hub, models
 from ganhub.engine import Engine, Fit, Job
+from ganhub.engine.device import choose
 from ganhub.registry import load_registry
 
 SENTENCES = ("a red apple", "a green pear", "a purple plum", "an orange", "a yellow lemon", "a peach, cut open",
@@ -57,14 +58,16 @@ class Plain:
 
         def read(name: str) -> torch.nn.Module:
             row = registry.find(name)
-            return models.read(checkpoint.read(hub.fetch(row), sha256=row.sha256), row.family, **row.config)
+            network = models.read(checkpoint.read(hub.fetch(row), sha256=row.sha256), row.family, **row.config)
+            return network.to(self.device).eval().requires_grad_(False)
 
+        self.device = choose(args.device)
         self.G, self.clip, self.args = read(args.generator), read(args.clip), args
 
     def run(self) -> float:
         began = time.perf_counter()
         for n in range(self.args.jobs):
-            z = torch.randn(1, self.G.z_dim, generator=torch.Generator().manual_seed(n))
+            z = torch.randn(1, self.G.z_dim, generator=torch.Generator().manual_seed(n)).to(self.device)
             w = self.G.mapping(z, psi=0.7)[:, :1].detach().clone().requires_grad_(True)
             optimizer = torch.optim.Adam([w], lr=0.05)
             for _ in range(self.args.steps):
@@ -74,6 +77,7 @@ class Plain:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+        loss.item()  # a GPU may still be at work
         return time.perf_counter() - began
 
 

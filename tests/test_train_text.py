@@ -254,9 +254,24 @@ def test_wrong_pictures_do_not_fit_their_sentence(art, encoder):
     settings = replace(STACK, encoder=str(encoder))
     trainer = stackgan.Trainer(settings, data_of(art, settings), Workers("cpu"))
     for _ in range(20):
-        chosen, wrong, embeddings = trainer.draw(16)
-        assert not set(chosen + wrong) & set(trainer.held_out) and embeddings.shape == (16, WORDS.dim)
+        chosen, wrong, which = trainer.draw(16)
+        assert not set(chosen + wrong) & set(trainer.held_out) and len(which) == 16 and set(which) <= {0, 1}
         assert all(a % 3 != b % 3 for a, b in zip(chosen, wrong, strict=True))
+
+
+def test_a_matcher_tells_whose_sentence_it_is(art, encoder):
+    settings = replace(STACK, encoder=str(encoder), matcher="clip-fruit")
+    trainer = stackgan.Trainer(settings, data_of(art, settings), Workers("cpu"))
+    assert torch.isfinite(trainer.step()["loss_match"])
+    texts = list(trainer.matcher.at)[:3]
+    trainer.matcher.features = torch.eye(len(trainer.matcher.at))[[0, 1, 0]]  # the first and the third say the same
+    seen = trainer.matcher.features.clone()
+    trainer.matcher.clip.encode_image = lambda pictures: seen
+    assert trainer.matcher(torch.zeros(3, 3, 16, 16), texts) < 0.01
+    seen = seen.flip(1)
+    assert trainer.matcher(torch.zeros(3, 3, 16, 16), texts) > 0.3
+    with pytest.raises(BadInput, match="--encoder"):
+        stackgan.Trainer(replace(settings, encoder=""), PictureSet(art), Workers("cpu"))
 
 
 @pytest.mark.slow

@@ -173,9 +173,9 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
             settings={
                 **BALANCED,
                 "encoder": "char-cnn-rnn-fruit",
+                "matcher": "clip-fruit",
                 "z_dim": 64,
                 "code_dim": 64,
-                "ndf": 32,
                 "residuals": 1,
                 "kl": 0.02,
                 "aug": "ada",

@@ -51,6 +51,8 @@ class Settings:
     uncond: float = option(1.0, "weight of whether a picture is real, beside whether it fits")
     kl: float = option(2.0, "weight of the conditioning augmentation's divergence")
     color: float = option(0.0, "weight of the difference of colours between stages; the paper has 50 without sentences")
+    matcher: str = option("", "a CLIP that looks whether pictures fit their sentences, a file or an id of the registry")
+    match: float = option(1.0, "weight of what the matcher says")
     ema: float = option(0.999, "share of the average of G's weights that a step keeps")
     mirror: bool = option(False, "show half of the real pictures mirrored")
     balance: bool = option(False, "draw every class by the square root of its size")
@@ -94,8 +96,9 @@ class Trainer:
         if weights is not None:
             self.shares = weights[self.trained].float()
             self.held_out = [i for i in self.held_out if weights[i] > 0]
-        self.shown = torch.from_numpy(data.pictures()).permute(0, 3, 1, 2).contiguous()
+        self.shown = torch.from_numpy(data.pictures()).permute(0, 3, 1, 2).contiguous().to(device)
         self.embeddings, self.texts = embedded(s.encoder, data, device)
+        self.matcher = Matcher(s.matcher, self.texts, device) if s.matcher else None
         torch.manual_seed(s.seed)
         self.G: Any = _plain(stackgan.build("G", self._config(first)), device)
         code_dim = s.code_dim if self.text else 0
@@ -136,16 +139,15 @@ class Trainer:
         x = as_input(self.shown[chosen])
         if self.settings.mirror:
             turned = torch.rand(len(x), 1, 1, 1, generator=self.rng) < 0.5
-            x = torch.where(turned, x.flip(3), x)
-        x = x.to(self.workers.device)
+            x = torch.where(turned.to(x.device), x.flip(3), x)
         return [F.avg_pool2d(x, 1 << k) for k in reversed(range(self.settings.stages))]
 
-    def draw(self, n: int) -> tuple[list[int], list[int], Tensor | None]:
-        """Pictures, others that none of the sentences stand for, and the sentences' embeddings [n, text_dim]."""
+    def draw(self, n: int) -> tuple[list[int], list[int], list[int]]:
+        """Pictures, others that none of the sentences stand for, and which of its sentences each picture has."""
         index = self._some(2 * n, self.rng).view(2, n)
         chosen, wrong = ([self.trained[i] for i in row] for row in index.tolist())
         if not self.text:
-            return chosen, wrong, None
+            return chosen, wrong, []
         which = [int(torch.randint(len(self.texts[i]), (), generator=self.rng)) for i in chosen]
         for at, (i, k) in enumerate(zip(chosen, which, strict=True)):
             others = int(index[1, at])
@@ -154,7 +156,7 @@ class Trainer:
                 wrong[at] = self.trained[other]
                 if self.shares[other] > 0 and self.texts[i][k] not in self.texts[wrong[at]]:
                     break
-        return chosen, wrong, torch.stack([self.embeddings[i][k] for i, k in zip(chosen, which, strict=True)])
+        return chosen, wrong, which
 
     def _some(self, n: int, rng: torch.Generator) -> Tensor:
         return torch.multinomial(self.shares, n, replacement=True, generator=rng)
@@ -164,12 +166,13 @@ class Trainer:
 
     def step(self) -> dict[str, Tensor]:
         s, n = self.settings, self.settings.batch // self.workers.count
-        chosen, others, embedding = self.draw(n)
+        chosen, others, which = self.draw(n)
         real, wrong = self.real(chosen), self.real(others)
         z = self.noise(n, s.z_dim)
         code = mu = logvar = None
         with self.autocast():
-            if embedding is not None:
+            if self.text:
+                embedding = torch.stack([self.embeddings[i][k] for i, k in zip(chosen, which, strict=True)])
                 code, mu, logvar = self.G.condition(embedding.to(z.device), self.noise(n, s.code_dim))
             fake = [x.float() for x in self.G.paint(z, z if code is None else code)]
         seen = None if mu is None else mu.float().detach()
@@ -195,6 +198,11 @@ class Trainer:
         if s.color and s.stages > 1:
             figures["loss_color"] = color_difference(fake)
             loss_g = loss_g + s.color * figures["loss_color"]
+        if self.matcher is not None:
+            texts = [self.texts[i][k] for i, k in zip(chosen, which, strict=True)]
+            with self.autocast():
+                figures["loss_match"] = self.matcher(fake[-1], texts)
+            loss_g = loss_g + s.match * figures["loss_match"]
         self._descend(self.G, self.opt_g, loss_g)
         for D in self.Ds:
             D.requires_grad_(True)
@@ -312,6 +320,40 @@ class Trainer:
                 models.load_strictly(D, models.read(raw, family, f"D{stage}").state_dict(), str(file))
                 taken[f"D{stage}"] = f"{len(D.state_dict())} tensors"
         return taken
+
+
+class Matcher:
+    """How badly pictures fit their own sentences among those of the batch: the word that a pair of encoders has in
+    "AttnGAN" (Xu et al., 2018, arXiv:1711.10485), here of a CLIP that stays as it is.
+
+    Raises:
+        BadInput: the training has no sentences.
+        CheckpointError: the file is no CLIP.
+    """
+
+    ALIKE = 0.95
+    """Sentences whose features are nearer than this say the same."""
+
+    def __init__(self, name: str, texts: list[list[str]], device: torch.device):
+        if not texts:
+            raise BadInput("--matcher looks at sentences; name their --encoder, or leave it out.")
+        network: Any = models.read(checkpoint.read(checkpoint_file(name)), "clip")
+        self.clip: Any = network.to(device).eval().requires_grad_(False)
+        every = list(dict.fromkeys(text for some in texts for text in some))
+        self.at = {text: k for k, text in enumerate(every)}
+        blocks = [every[k : k + 512] for k in range(0, len(every), 512)]
+        tokens = (self.clip.words(block).to(device) for block in blocks)
+        with torch.inference_mode():
+            found = torch.cat([self.clip.encode_tokens(some).float() for some in tokens])
+        self.features = found.clone()
+
+    def __call__(self, pictures: Tensor, texts: list[str]) -> Tensor:
+        """Pictures [N, 3, H, W] in [-1, 1] and a sentence for each -> the mean cross-entropy."""
+        wanted = self.features[torch.tensor([self.at[text] for text in texts], device=pictures.device)]
+        scores = self.clip.encode_image(pictures).float() @ wanted.T * self.clip.clip.logit_scale.exp()
+        own = torch.eye(len(wanted), dtype=torch.bool, device=wanted.device)
+        same = (wanted @ wanted.T > self.ALIKE) & ~own
+        return F.cross_entropy(scores.masked_fill(same, -torch.inf), torch.arange(len(wanted), device=wanted.device))
 
 
 class Spoken(nn.Module):
