@@ -79,6 +79,9 @@ def facts_of(row: Checkpoint, network: Any, precision: str) -> dict[str, Any]:
         "reads": hasattr(network, "encode_text"),
         "looks": hasattr(network, "encode_image"),
         "paints": hasattr(network, "stages"),
+        "directions": list(getattr(network, "directions", ())),
+        "ages": getattr(network, "ages", None),
+        "widths": list(network.widths) if hasattr(network, "activations") else [],
         "parameters": sum(p.numel() for p in network.parameters()),
     }
 

@@ -25,6 +25,7 @@ Facts = dict[str, Any]
 Answer = Any
 NOISE_MODES = ("const", "random", "none")
 
+AGES = ("source", "target")
 
 @dataclass(frozen=True)
 class Operation:
@@ -324,7 +325,56 @@ def _run_paint(G: Any, facts: Facts, items: list[Item], device: torch.device) ->
 
 
 OPERATIONS: dict[str, Operation] = {
+def _check_differ(item: Item, facts: Facts) -> None:
+    perception.check_eyes(item, facts)
+    for name in ("pixels", "target"):
+        value = item.get(name)
+        if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.shape[2:] not in ((1,), (3,)):
+            raise BadInput(f"'{name}' must be a picture [H, W, 1 or 3] of uint8.")
+    if item["pixels"].shape != item["target"].shape:
+        raise BadInput("Two pictures that are compared must have one size.")
+
+
+def _group_differ(item: Item) -> Hashable:
+    return _kind_of_pixels(item), id(item.get("target")), id(item.get("heads"))
+
+
+def _run_differ(eyes: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    heads = perception.heads_of(items[0], eyes, device)
+    target = perception.features(eyes, perception.pixels_of([items[0]["target"]], device), heads)
+    mine = perception.features(eyes, perception.pixels_of([item["pixels"] for item in items], device), heads)
+    return (mine - target).square().sum(1).tolist()
+
+
+def _check_age(item: Item, facts: Facts) -> None:
+    if not facts["directions"]:
+        raise BadInput("This checkpoint does not change the age of faces; choose one that does.")
+    pixels, multiple = item.get("pixels"), facts["multiple"]
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
+        raise BadInput("'pixels' must be a picture [H, W, 3] of uint8.")
+    if pixels.shape[0] % multiple or pixels.shape[1] % multiple:
+        raise BadInput(
+            f"The picture is {pixels.shape[1]}x{pixels.shape[0]}; this checkpoint takes sides that are multiples of "
+            f"{multiple}."
+        )
+    low, high = facts["ages"] or (0, 120)
+    for name in AGES:
+        age = item.get(name)
+        if isinstance(age, bool) or not isinstance(age, (int, float)) or not low <= age <= high:
+            raise BadInput(f"The {name} age must be a number from {low:g} to {high:g}, not {age!r}.")
+    way = "younger" if item["target"] < item["source"] else "older"
+    if way not in facts["directions"]:
+        raise BadInput(f"This checkpoint only makes faces {' and '.join(facts['directions'])}, not {way}.")
+
+
+def _run_age(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    x = to_device(np.stack([item["pixels"] for item in items]), device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    source, target = (torch.tensor([float(item[name]) for item in items], device=device) for name in AGES)
+    return _pictures(G(x.contiguous(memory_format=torch.channels_last), source, target))
+
+
     "paint": Operation(_check_paint, lambda item: None, _run_paint),
+    "age": Operation(_check_age, _kind_of_pixels, _run_age),
     "read": Operation(_check_text, lambda item: None, _run_text),
     "look": Operation(_check_look, _kind_of_pixels, _run_look),
     "describe": Operation(lambda item, facts: None, lambda item: None, _describe),

@@ -25,6 +25,9 @@ def warm(entry: Loaded, device: torch.device, budget: int, most: int | None) -> 
     if entry.facts.get("scale"):
         _warm_upscaler(entry, device, budget, most)
         return
+    if entry.facts.get("directions"):
+        _warm_ager(entry, device, budget, most)
+        return
     if not hasattr(G, "z_distribution"):  # no generator of pictures: nothing is known of its inputs
         small = any(entry.facts.get(kind) for kind in ("reads", "looks", "paints"))
         entry.largest = most or (SHORT if small else 1)
@@ -50,6 +53,25 @@ def _warm_upscaler(entry: Loaded, device: torch.device, budget: int, most: int |
     entry.per_item = taken * TILE**2 // side**2
     rule = 4 if device.type == "cpu" else 16
     entry.largest = max(1, min(most or rule, min(budget - entry.weights, ROOM) // entry.per_item))
+
+
+def _warm_ager(entry: Loaded, device: torch.device, budget: int, most: int | None) -> None:
+    height, width = entry.facts["img_size"]
+    multiple = entry.facts["multiple"]
+    side = max(multiple, min(128, height, width) // multiple * multiple)
+    x = torch.zeros(1, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    ages = (torch.tensor([float(age)], device=device) for age in (entry.facts["ages"] or _ways(entry.facts)))
+    with torch.no_grad(), devices.arithmetic(device, entry.key.precision, True):
+        taken = _measured(entry.network, (x, *ages), device)
+    entry.per_item = taken * height * width // side**2
+    rule = max(1, min(8, 512 * 512 // (height * width))) if device.type == "cpu" else 16
+    room = (budget - entry.weights) // max(1, entry.per_item)
+    entry.largest = max(1, min(most or rule, room))
+
+
+def _ways(facts: dict[str, Any]) -> tuple[float, float]:
+    """Ages whose order is a way that the network goes."""
+    return (30.0, 60.0) if "older" in facts["directions"] else (60.0, 30.0)
 
 
 SHORT = 16
