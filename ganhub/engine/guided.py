@@ -77,7 +77,9 @@ class Guided:
     def group(self, item: Item) -> Any:
         return item.get("space", "w"), item.get("cutouts", 0)
 
-    def start(self, G: Any, item: Item, seed: int, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    def start(
+        self, G: Any, item: Item, seed: int, device: torch.device, critic: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         space = item.get("space", "w")
         label = one_hot([item], G.c_dim, device)
         if item.get("start") is not None:

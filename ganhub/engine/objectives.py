@@ -14,11 +14,17 @@ from torch import Tensor
 from ganhub import latents
 from ganhub.engine.guided import Guided, Turn
 from ganhub.engine.operations import Facts, Item, check_label, one_hot, to_device
+from ganhub.engine.projection import Projection
 from ganhub.errors import BadInput
 
 
 class Objective(Protocol):
-    """A loss on a generator's latent, one number per row."""
+    """A loss on a generator's latent, one number per row.
+
+    Three methods more are asked where an objective has them: `rate(fit, step)`, the learning rate of a step;
+    `settle(G, latent [N, ...], item)`, the latents as they go on after a step; `answer(G, latent, item)`, what of one
+    row's latent is shown and returned.
+    """
 
     def check(self, item: Item, facts: Facts, critic: Facts | None) -> None:
         """Raises BadInput when the item does not fit the network, or the one that is looked through."""
@@ -26,7 +32,9 @@ class Objective(Protocol):
     def group(self, item: Item) -> Any:
         """Fits may share a batch where this is equal."""
 
-    def start(self, G: Any, item: Item, seed: int, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    def start(
+        self, G: Any, item: Item, seed: int, device: torch.device, critic: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """A fit's first latent, and its constants (targets, classes), each without the batch dimension."""
 
     def loss(
@@ -63,7 +71,9 @@ class PixelFit:
     def group(self, item: Item) -> Any:
         return item.get("space")
 
-    def start(self, G: Any, item: Item, seed: int, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    def start(
+        self, G: Any, item: Item, seed: int, device: torch.device, critic: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         pixels = torch.from_numpy(item["target"]).to(device).permute(2, 0, 1).float()
         constants = {"target": (pixels - 127.5) / 127.5}
         label = one_hot([item], G.c_dim, device)
@@ -99,4 +109,4 @@ def find(name: str) -> Objective:
     return OBJECTIVES[name]
 
 
-OBJECTIVES: dict[str, Objective] = {"fit": PixelFit(), "guided": Guided()}
+OBJECTIVES: dict[str, Objective] = {"fit": PixelFit(), "guided": Guided(), "project": Projection()}

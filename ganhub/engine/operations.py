@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ganhub import imaging
+from ganhub.engine import perception
 from ganhub.errors import BadInput, EngineError, GanHubError
 
 Item = dict[str, Any]
@@ -324,6 +325,27 @@ def _run_paint(G: Any, facts: Facts, items: list[Item], device: torch.device) ->
     return answers
 
 
+def _check_differ(item: Item, facts: Facts) -> None:
+    perception.check_eyes(item, facts)
+    for name in ("pixels", "target"):
+        value = item.get(name)
+        if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.shape[2:] not in ((1,), (3,)):
+            raise BadInput(f"'{name}' must be a picture [H, W, 1 or 3] of uint8.")
+    if item["pixels"].shape != item["target"].shape:
+        raise BadInput("Two pictures that are compared must have one size.")
+
+
+def _group_differ(item: Item) -> Hashable:
+    return _kind_of_pixels(item), id(item.get("target")), id(item.get("heads"))
+
+
+def _run_differ(eyes: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
+    heads = perception.heads_of(items[0], eyes, device)
+    target = perception.features(eyes, perception.pixels_of([items[0]["target"]], device), heads)
+    mine = perception.features(eyes, perception.pixels_of([item["pixels"] for item in items], device), heads)
+    return (mine - target).square().sum(1).tolist()
+
+
 def _check_age(item: Item, facts: Facts) -> None:
     if not facts["directions"]:
         raise BadInput("This checkpoint does not change the age of faces; choose one that does.")
@@ -355,6 +377,7 @@ OPERATIONS: dict[str, Operation] = {
     "age": Operation(_check_age, _kind_of_pixels, _run_age),
     "paint": Operation(_check_paint, lambda item: None, _run_paint),
     "read": Operation(_check_text, lambda item: None, _run_text),
+    "differ": Operation(_check_differ, _group_differ, _run_differ),
     "look": Operation(_check_look, _kind_of_pixels, _run_look),
     "describe": Operation(lambda item, facts: None, lambda item: None, _describe),
     "map": Operation(_check_map, lambda item: None, _run_map),

@@ -73,6 +73,7 @@ class SlotGroup:
         self.entry = entries[0]
         self.critic = entries[1] if len(entries) > 1 else None
         self.objective = objectives.find(objective)
+        self._rate = getattr(self.objective, "rate", rate)
         self.rows: list[Row] = []
         self._state: dict[str, Tensor] = {}
         """`latent`, Adam's `first` and `second` moment, and the objective's constants: [N, ...] each."""
@@ -94,7 +95,8 @@ class SlotGroup:
         try:
             self.objective.check(fit.item, self.entry.facts, self.critic.facts if self.critic else None)
             with torch.no_grad():
-                latent, constants = self.objective.start(self.entry.network, fit.item, fit.seed, self.device)
+                critic = self.critic.network if self.critic else None
+                latent, constants = self.objective.start(self.entry.network, fit.item, fit.seed, self.device, critic)
         except GanHubError as error:
             ticket.fail(error)
             return
@@ -149,15 +151,21 @@ class SlotGroup:
 
         first.lerp_(gradient, 1 - BETA1)
         second.lerp_(gradient.square(), 1 - BETA2)
-        size = column([rate(row.fit, row.step) / (1 - BETA1 ** (row.step + 1)) for row in self.rows])
+        size = column([self._rate(row.fit, row.step) / (1 - BETA1 ** (row.step + 1)) for row in self.rows])
         scale = column([1 - BETA2 ** (row.step + 1) for row in self.rows])
         latent -= size * first / ((second / scale).sqrt() + EPSILON)
+        if hasattr(self.objective, "settle"):
+            self._state["latent"] = self.objective.settle(self.entry.network, latent, self.rows[0].fit.item)
 
     def _report(self, row: Row, loss: float, latent: Tensor) -> None:
         fit = row.fit
         last = row.step >= fit.steps
         shown = fit.preview and row.step % fit.preview == 0
-        values = latent.cpu().numpy().copy() if last or shown else None
+        values = None
+        if last or shown:
+            if hasattr(self.objective, "answer"):
+                latent = self.objective.answer(self.entry.network, latent, fit.item)
+            values = latent.cpu().numpy().copy()
         row.ticket.report(Step(row.step, fit.steps, loss, values if shown else None))
         if last:
             row.ticket.succeed({"latent": values, "loss": loss, "steps": row.step})

@@ -29,7 +29,7 @@ def warm(entry: Loaded, device: torch.device, budget: int, most: int | None) -> 
         _warm_ager(entry, device, budget, most)
         return
     if not hasattr(G, "z_distribution"):  # no generator of pictures: nothing is known of its inputs
-        small = any(entry.facts.get(kind) for kind in ("reads", "looks", "paints"))
+        small = any(entry.facts.get(kind) for kind in ("reads", "looks", "paints", "widths"))
         entry.largest = most or (SHORT if small else 1)
         return
     z = to_device(latents.z_from_seeds([0], G.z_dim, G.z_distribution), device).float()

@@ -25,6 +25,7 @@ class FeatureNet(nn.Module):
         self.size = size
         edge, low, middle, high = widths
         self.dim = low + high
+        self.widths = list(widths)
         self.low = nn.Sequential(_layer(3, edge, 4), _layer(edge, low))
         self.middle = _layer(low, middle)
         self.residual = _layer(middle, middle, stride=1)
@@ -33,10 +34,21 @@ class FeatureNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = (self.size, self.size)
         x = F.interpolate(x, size, mode="bilinear", antialias=True) if x.shape[2:] != size else x
-        low = self.low(x / 127.5 - 1)
-        middle = self.middle(low)
-        high = self.high(middle + self.residual(middle))
+        _, low, _, high = self._depths(x / 127.5 - 1)
         return torch.cat([low.mean((2, 3)), high.mean((2, 3))], 1)
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """Pictures [N, 3, H, W] in [0, 1] -> activations [N, C, h, w] at four depths; differentiable."""
+        size = (self.size, self.size)
+        x = F.interpolate(x, size, mode="bilinear", antialias=True) if x.shape[2:] != size else x
+        return self._depths(2 * x - 1)
+
+    def _depths(self, x: Tensor) -> list[Tensor]:
+        edge = self.low[0](x)
+        low = self.low[1](edge)
+        middle = self.middle(low)
+        middle = middle + self.residual(middle)
+        return [edge, low, middle, self.high(middle)]
 
 
 def _layer(before: int, after: int, kernel: int = 3, stride: int = 2) -> nn.Sequential:
@@ -50,6 +62,11 @@ def detect(raw: RawCheckpoint) -> bool:
 
 def read(raw: RawCheckpoint, part: str = "G", **config: Any) -> nn.Module:
     raise CheckpointError(f"{raw.name} is no feature network written by this project.")
+
+
+def prepare(network: nn.Module, precision: str) -> nn.Module:
+    """Small enough to stay as it is in either precision."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def build(part: str, config: dict[str, Any]) -> nn.Module:

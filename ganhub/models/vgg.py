@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ganhub.checkpoint import RawCheckpoint
 from ganhub.errors import CheckpointError
 from ganhub.models import load_strictly
+from ganhub.models._fast_conv import bfloat16_pays
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the pictures that torchvision's networks learned from."""
@@ -60,12 +61,15 @@ class Trunk(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x, found = (x - self.mean) / self.std, []
+        kind = next(self.features.parameters()).dtype
+        x, found = ((x - self.mean) / self.std).to(kind), []
         for place, layer in enumerate(self.features):
             x = layer(x)
             if place in self.depths:
-                found.append(x)
+                found.append(x.float())
         return found
+
+    activations = forward
 
 
 def _convolution(architecture: str, place: int, before: int, width: int) -> nn.Conv2d:
@@ -92,6 +96,13 @@ def read(raw: RawCheckpoint, part: str = "G") -> nn.Module:
             load_strictly(trunk, _features(network.tensors), raw.name)
             return trunk
     raise CheckpointError(f"{raw.name} holds no VGG or AlexNet of torchvision ('features.0.weight', ...).")
+
+
+def prepare(network: nn.Module, precision: str) -> nn.Module:
+    """Convolutions in the layout of their kernels; in bfloat16 where the device gains by it, for the fast precision."""
+    if precision == "fast" and bfloat16_pays(next(network.parameters()).device.type):
+        network.features.to(torch.bfloat16)  # type: ignore[operator, union-attr]
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def build(part: str, config: dict[str, Any]) -> nn.Module:
