@@ -99,6 +99,20 @@ def answers_of(engine: Engine, jobs: Iterable[Job]) -> Generator[Any, None, None
             ticket.cancel()
 
 
+def gather(engine: Engine, row: Checkpoint, jobs: list[Job], words: str) -> Generator[Progress, None, list[Any]]:
+    """Answers of all jobs, telling how far they are in some words, else how far the checkpoint is."""
+    found: list[Any] = []
+    with closing(answers_of(engine, jobs)) as answers:
+        for answer in answers:
+            if answer is None:
+                yield Progress(len(found), len(jobs), words) if words else loading(engine, row)
+            else:
+                found.append(answer)
+                if words and len(found) % 16 == 0 and len(found) < len(jobs):
+                    yield Progress(len(found), len(jobs), words)
+    return found
+
+
 def _send(engine: Engine, held: deque[Job], waiting: deque[Any]) -> None:
     """Move jobs into the engine, as many as it takes.
 

@@ -21,7 +21,7 @@ from ganhub import imaging
 from ganhub.engine import Fit, Job
 from ganhub.errors import BadInput, EngineError
 from ganhub.latents import Latents, check_seeds, z_from_seeds
-from ganhub.pipelines._work import PATIENCE, answers_of, imaged, load, loading, provenance
+from ganhub.pipelines._work import PATIENCE, answers_of, gather, imaged, load, loading, provenance
 from ganhub.pipelines.requests import PRECISIONS, Picture, Progress, choice, number, whole
 from ganhub.pipelines.sentences import checked
 from ganhub.registry import Checkpoint, EmbeddedSource, Registry
@@ -305,7 +305,7 @@ def _instant(engine: Engine, request: ImagineRequest, row: Checkpoint) -> Genera
     z = z_from_seeds(request.seeds, facts["z_dim"], facts["z_distribution"])
     label = 0 if facts["c_dim"] else None
     jobs = [_job(request, row, "map", z=latent, psi=request.psi, label=label) for latent in z]
-    starts = yield from _all(engine, row, jobs, "Mapping the seeds")
+    starts = yield from gather(engine, row, jobs, "Mapping the seeds")
     latents = np.stack([start[0] + request.strength * step for start in starts]).astype(np.float32)
     return (yield from _finished(engine, request, row, sha256, facts, eyes, text, latents, "instant", []))
 
@@ -342,7 +342,7 @@ def _known(
         z = z_from_seeds(range(SAMPLES), facts["z_dim"], facts["z_distribution"])
         label = 0 if facts["c_dim"] else None
         jobs = [_job(request, row, "map", z=latent, psi=1.0, label=label) for latent in z]
-        ws = np.stack((yield from _all(engine, row, jobs, "Learning what this network draws, once")))[:, 0]
+        ws = np.stack((yield from gather(engine, row, jobs, "Learning what this network draws, once")))[:, 0]
         features = yield from _features(engine, request, row, facts, eyes, ws, "Learning what this network draws, once")
         known[row.id, eyes.id] = ws.astype(np.float64), features.astype(np.float64)
     return known[row.id, eyes.id]
@@ -376,7 +376,7 @@ def _starts(
         z = z_from_seeds(seeds, facts["z_dim"], facts["z_distribution"])
         label = 0 if facts["c_dim"] else None
         jobs = [_job(request, row, "map", z=latent, psi=request.psi, label=label) for latent in z]
-        ws = np.stack((yield from _all(engine, row, jobs, "Looking for a start")))
+        ws = np.stack((yield from gather(engine, row, jobs, "Looking for a start")))
         features = yield from _features(engine, request, row, facts, eyes, ws[:, 0], "Looking for a start")
         best = ws[int(np.argmax(features @ text))]
         found.append((best[0] if request.space == "w" else best).astype(np.float32))
@@ -408,8 +408,8 @@ def _features(
 ) -> Generator[Progress, None, np.ndarray]:
     """What a CLIP sees in the pictures of latents [N, w_dim]: [N, D]."""
     wide = np.repeat(ws[:, None], facts["num_ws"], 1).astype(np.float32)
-    pictures = yield from _all(engine, row, [_job(request, row, "synthesize", ws=w) for w in wide], words)
-    looks = yield from _all(engine, eyes, [_job(request, eyes, "look", pixels=p) for p in pictures], words)
+    pictures = yield from gather(engine, row, [_job(request, row, "synthesize", ws=w) for w in wide], words)
+    looks = yield from gather(engine, eyes, [_job(request, eyes, "look", pixels=p) for p in pictures], words)
     return np.stack(looks)
 
 
@@ -434,7 +434,7 @@ def _finished(
         looks.append(_job(request, eyes, "look", pixels=pixels))
         done = len(pictures)
         yield Progress(done, len(latents), f"{done} of {len(latents)} pictures", picture, done - 1)
-    seen = yield from _all(engine, eyes, looks, "Looking at the result")
+    seen = yield from gather(engine, eyes, looks, "Looking at the result")
     space = "w" if way == "instant" else request.space
     saved = Latents(space, latents.astype(np.float32), row.id, sha256, seeds=tuple(request.seeds))
     return ImagineResult(request, pictures, [], saved, losses, [float(look @ text) for look in seen])
@@ -473,18 +473,4 @@ def _job(request: ImagineRequest, row: Checkpoint, operation: str, **item: Any) 
 
 
 def _one(engine: Engine, row: Checkpoint, job: Job) -> Generator[Progress, None, Any]:
-    return (yield from _all(engine, row, [job], ""))[0]
-
-
-def _all(engine: Engine, row: Checkpoint, jobs: list[Job], words: str) -> Generator[Progress, None, list[Any]]:
-    """Answers of all jobs, telling how far they are."""
-    found: list[Any] = []
-    with closing(answers_of(engine, jobs)) as answers:
-        for answer in answers:
-            if answer is None:
-                yield Progress(len(found), len(jobs), words) if words else loading(engine, row)
-            else:
-                found.append(answer)
-                if words and len(found) % 16 == 0 and len(found) < len(jobs):
-                    yield Progress(len(found), len(jobs), words)
-    return found
+    return (yield from gather(engine, row, [job], ""))[0]
