@@ -349,6 +349,14 @@ def caption(about: dict[str, Any]) -> str:
     return f"{words}, psi {about['psi']:g}" if about.get("task") == "sweep" else words
 
 
+def divider(slug: str) -> gr.ImageSlider:
+    """Two pictures over each other, with a line that is moved between them."""
+    return gr.ImageSlider(
+        type="filepath", format="png", label="Before and after", interactive=False, buttons=["fullscreen"],
+        max_height=480, elem_id=f"{slug}-divider", elem_classes="divider",
+    )  # fmt: skip
+
+
 def progress_bar(done: int, total: int, words: str, seconds_left: float | None = None) -> str:
     """HTML of a progress line; `total` 0 means that nobody knows."""
     share = f'value="{done}" max="{total}"' if total else ""

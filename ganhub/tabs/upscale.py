@@ -26,6 +26,7 @@ from ganhub.tabs._widgets import (
     QUIET,
     card,
     checkpoint_picker,
+    divider,
     note,
     picker_choices,
     progress_bar,
@@ -147,10 +148,7 @@ class UpscaleTab:
 
     def _lay_out_results(self) -> None:
         self.note = gr.HTML(note("A first look is on its way."), elem_id="upscale-note")
-        self.divider = gr.ImageSlider(
-            type="filepath", format="png", label="Before and after", interactive=False, buttons=["fullscreen"],
-            max_height=480, elem_id="upscale-divider",
-        )  # fmt: skip
+        self.divider = divider("upscale")
         self.panes = view.panes()
         self.figures = gr.HTML("", elem_id="upscale-figures")
         self.whole = gr.Image(

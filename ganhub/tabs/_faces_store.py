@@ -1,0 +1,222 @@
+"""Photos of visitors: pixels in memory, and what was made of them in one private folder; nothing stays.
+
+The folder lies inside Gradio's own for this process, so that what a killed process left goes at the next start; here it
+is emptied on a timer, at a click, and soon after a page is closed. A dropped file is read and deleted: Gradio keeps
+uploads under the names that visitors gave them, with all that their cameras noted.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from ganhub.data.landmarks import Located
+from ganhub.errors import BadInput
+from ganhub.imaging import Photo
+
+KEEP = 1800
+"""Seconds after a visitor's last click until his photo is forgotten."""
+LEFT = 120
+"""Seconds after he closed the page: a phone closes it while its camera is open."""
+ANSWERS = 600
+"""Seconds that a picture is there which a program was given."""
+SHOWN = 3
+"""Seconds that a dropped file lies where Gradio put it: the browser fetches it once to show it."""
+MOST_BYTES = 2_000_000_000
+"""Of all photos in memory; then the one that was not used for longest goes."""
+GONE = "The photo is not here any more: it was deleted at your request or after half an hour. Drop it again."
+
+
+class PhotoIn(gr.Image):
+    """An image that reaches a handler as a `Dropped`: not decoded, and not kept."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        if payload is None:
+            return None
+        if payload.path is None or str(payload.url or "").startswith("data:"):
+            raise gr.Error("Give the photo as a file.", print_exception=False)
+        path = Path(payload.path)
+        try:
+            return Dropped(path.read_bytes(), path)
+        except OSError:
+            raise gr.Error(GONE, print_exception=False) from None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The bytes of a dropped file, and where Gradio put it."""
+
+    data: bytes
+    path: Path
+
+    def delete(self) -> None:
+        """The file and the folder that Gradio made for it; nothing where it is gone already."""
+        with suppress(OSError):
+            self.path.unlink()
+            self.path.parent.rmdir()
+
+
+@dataclass(eq=False)
+class Shelf:
+    """A private folder for pictures of somebody, until it is deleted."""
+
+    folder: Path
+    until: float = 0.0
+    gone: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def files(self) -> Iterator[Path]:
+        """A new folder whose name nobody guesses; a deletion waits until it is filled.
+
+        Raises:
+            BadInput: everything has been deleted.
+        """
+        with self.lock:
+            if self.gone:
+                raise BadInput(GONE, "gone")
+            folder = self.folder / secrets.token_urlsafe(12)
+            folder.mkdir(parents=True, mode=0o700)
+            yield folder
+
+    def delete(self) -> None:
+        with self.lock:
+            self.gone = True
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(eq=False, kw_only=True)
+class Kept(Shelf):
+    """A visitor's photo while he works on it."""
+
+    photo: Photo
+    found: list[Located]
+    """Its faces."""
+    example: bool = False
+    """It came with the app, so that nobody's consent is missing."""
+    which: int | None = 0
+    """The face that he chose; None for all."""
+    by_hand: tuple[float, float, float, float] | None = None
+    """Middle, side and turn of a face that he marked, in pixels and degrees."""
+
+
+class Store:
+    """What is known of visitors' photos, by visitor.
+
+    Args:
+        keep, left: seconds; see `KEEP` and `LEFT`.
+    """
+
+    def __init__(self, keep: float = KEEP, left: float = LEFT):
+        self.keep, self.left = keep, left
+        self.root = Path(get_upload_folder()) / "faces"
+        self._kept: dict[str, Kept] = {}
+        self._answers: list[tuple[str, Shelf]] = []
+        """Pictures that programs were given, of whom."""
+        self._dropped: list[tuple[str, Dropped, float]] = []
+        """Files to be deleted, of whom and when."""
+        self._lock = threading.Lock()
+        self._sweeper: threading.Thread | None = None
+
+    def put(self, who: str, photo: Photo, found: list[Located], example: bool = False) -> Kept:
+        """A visitor's photo, in place of the one before."""
+        kept = Kept(self._folder(), time.monotonic() + self.keep, photo=photo, found=found, example=example)
+        with self._lock:
+            away = [self._kept.pop(who)] if who in self._kept else []
+            self._kept[who] = kept
+            over = sum(other.photo.pixels.nbytes for other in self._kept.values()) - MOST_BYTES
+            for name in sorted(self._kept, key=lambda name: self._kept[name].until)[:-1]:
+                if over > 0:
+                    over -= self._kept[name].photo.pixels.nbytes
+                    away.append(self._kept.pop(name))
+        for other in away:
+            other.delete()
+        self._sweep_on()
+        return kept
+
+    def answer(self, who: str) -> Shelf:
+        """A folder for what a program is given, which it fetches at once."""
+        shelf = Shelf(self._folder(), time.monotonic() + ANSWERS)
+        with self._lock:
+            self._answers.append((who, shelf))
+        self._sweep_on()
+        return shelf
+
+    def _folder(self) -> Path:
+        return self.root / secrets.token_urlsafe(18)
+
+    def get(self, who: str) -> Kept:
+        """A visitor's photo, which stays for half an hour more.
+
+        Raises:
+            BadInput: there is none, or none any more.
+        """
+        with self._lock:
+            kept = self._kept.get(who)
+            if kept is None:
+                raise BadInput(GONE, "gone")
+            kept.until = time.monotonic() + self.keep
+        return kept
+
+    def soon(self, who: str, dropped: Dropped) -> None:
+        """Deletes a dropped file once the browser has shown it."""
+        with self._lock:
+            self._dropped.append((who, dropped, time.monotonic() + SHOWN))
+        self._sweep_on()
+
+    def forget(self, who: str) -> bool:
+        """Deletes everything of a visitor; tells whether there was something."""
+        return self._delete(lambda owner, until: owner == who)
+
+    def sweep(self) -> None:
+        """Deletes what is over its time."""
+        now = time.monotonic()
+        self._delete(lambda owner, until: until <= now)
+
+    def _delete(self, chosen: Callable[[str, float], bool]) -> bool:
+        with self._lock:
+            kept = {who: kept for who, kept in self._kept.items() if chosen(who, kept.until)}
+            answers = [pair for pair in self._answers if chosen(pair[0], pair[1].until)]
+            dropped = [entry for entry in self._dropped if chosen(entry[0], entry[2])]
+            self._kept = {who: other for who, other in self._kept.items() if who not in kept}
+            self._answers = [pair for pair in self._answers if pair not in answers]
+            self._dropped = [entry for entry in self._dropped if entry not in dropped]
+        for shelf in (*kept.values(), *(shelf for _, shelf in answers)):
+            shelf.delete()
+        for _, file, _ in dropped:
+            file.delete()
+        return bool(kept or answers or dropped)
+
+    def leave(self, who: str) -> None:
+        """The page was closed: what is there goes soon, if nobody comes back."""
+        with self._lock:
+            if who in self._kept:
+                kept = self._kept[who]
+                kept.until = min(kept.until, time.monotonic() + self.left)
+
+    def _sweep_on(self) -> None:
+        with self._lock:
+            if self._sweeper is None:
+                self._sweeper = threading.Thread(target=self._sweeping, name="photos", daemon=True)
+                self._sweeper.start()
+
+    def _sweeping(self) -> None:
+        while True:
+            time.sleep(1)
+            self.sweep()
+            with self._lock:
+                if not (self._kept or self._answers or self._dropped):
+                    self._sweeper = None
+                    return
