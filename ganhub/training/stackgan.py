@@ -178,8 +178,9 @@ class Trainer:
         seen = None if mu is None else mu.float().detach()
         losses, signs = [], []
         for stage, D in enumerate(self.Ds):
+            shown = self._augmented(torch.cat([x[stage].detach() for x in (real, wrong, fake)])).chunk(3)
             with self.autocast():
-                of_real, of_wrong, of_fake = (self._scores(D, x[stage].detach(), seen) for x in (real, wrong, fake))
+                of_real, of_wrong, of_fake = (self._scores(D, x, seen) for x in shown)
             losses.append(loss_of_d(of_real, of_wrong, of_fake, s.uncond))
             signs.append([of_real[-1].detach().sign().mean(), of_fake[-1].detach().sign().mean()])
             self._descend(D, self.opts[stage], losses[-1])
@@ -188,8 +189,9 @@ class Trainer:
             D.requires_grad_(False)
         doubt = torch.zeros((), device=z.device)
         for stage, D in enumerate(self.Ds):
+            shown = self._augmented(fake[stage])
             with self.autocast():
-                scores = self._scores(D, fake[stage], None if mu is None else mu.float())
+                scores = self._scores(D, shown, None if mu is None else mu.float())
             doubt = doubt + loss_of_g(scores, s.uncond)
         loss_g, figures = doubt, {}
         if mu is not None and logvar is not None:
@@ -218,10 +220,11 @@ class Trainer:
             figures["p"] = self.augment.p.clone()
         return figures
 
-    def _scores(self, D: Any, pictures: Tensor, code: Tensor | None) -> list[Tensor]:
-        if self.augment is not None:
-            with torch.autocast(self.workers.device.type, enabled=False):  # its geometry needs float32
-                pictures = self.augment(pictures)
+    def _augmented(self, pictures: Tensor) -> Tensor:
+        return pictures if self.augment is None else self.augment(pictures)
+
+    @staticmethod
+    def _scores(D: Any, pictures: Tensor, code: Tensor | None) -> list[Tensor]:
         return [score.float() for score in D.scores(pictures, code)]
 
     def autocast(self) -> torch.autocast:
