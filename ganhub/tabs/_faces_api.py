@@ -30,7 +30,7 @@ from ganhub.pipelines.faces_ages import AgesRequest, ages
 from ganhub.tabs import Context
 from ganhub.tabs._api import described, over_http, sheet_of
 from ganhub.tabs._faces_layout import years_of
-from ganhub.tabs._faces_store import Dropped, PhotoIn, Store
+from ganhub.tabs._faces_store import Dropped, Store, photo_in
 from ganhub.tabs._widgets import sentences, visitor
 
 MOST_PIXELS = 24_000_000
@@ -53,7 +53,7 @@ def publish(context: Context, store: Store, first: str) -> None:
         return gr.Number(value, minimum=low, maximum=high, visible=False, **more)
 
     controls: dict[str, Any] = {
-        "photo": PhotoIn(visible=False, type="filepath", label="photo"),
+        "photo": photo_in(context.demo, visible=False, label="photo"),
         "consent": gr.Checkbox(False, visible=False),
         "checkpoint": gr.Textbox(first, visible=False),
         "direction": gr.Dropdown(["older", "younger"], value="older", visible=False),

@@ -12,7 +12,7 @@ from ganhub.data.landmarks import NETWORKS
 from ganhub.registry import Checkpoint
 from ganhub.tabs import Context
 from ganhub.tabs import _faces_view as view
-from ganhub.tabs._faces_store import KEEP, PhotoIn
+from ganhub.tabs._faces_store import KEEP, photo_in
 from ganhub.tabs._widgets import checkpoint_picker, divider, note
 
 AGREED = "I am the adult in the photo, or have that person's permission."
@@ -66,8 +66,8 @@ class Layout:
     def _lay_out_photo(self) -> None:
         self.consent = gr.Checkbox(False, label=AGREED, elem_id="faces-consent")
         with gr.Column(visible=False, elem_classes="group") as self.intake:
-            self.drop = PhotoIn(
-                type="filepath", sources=["upload", "webcam", "clipboard"], height=190, show_label=False,
+            self.drop = photo_in(
+                self.context.demo, sources=["upload", "webcam", "clipboard"], height=190, show_label=False,
                 label="Photo or selfie", elem_id="faces-drop", buttons=[],
             )  # fmt: skip
         self.people = view.people()

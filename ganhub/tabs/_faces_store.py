@@ -37,21 +37,30 @@ MOST_BYTES = 2_000_000_000
 GONE = "The photo is not here any more: it was deleted at your request or after half an hour. Drop it again."
 
 
-class PhotoIn(gr.Image):
-    """An image that reaches a handler as a `Dropped`: not decoded, and not kept."""
+def photo_in(demo: gr.Blocks, **how: Any) -> gr.Image:
+    """An image that reaches a handler as a `Dropped`: not decoded, and not kept.
 
-    is_template = True
+    Only its value may be updated: other updates make Gradio build a plain image in its place.
 
-    def preprocess(self, payload: Any) -> Any:
+    Args:
+        demo: the page; its own pictures are no photos, and stay.
+    """
+
+    def dropped(payload: Any) -> Any:
         if payload is None:
             return None
-        if payload.path is None or str(payload.url or "").startswith("data:"):
+        own = any(payload.path in block.keep_in_cache for block in demo.blocks.values())
+        if own or payload.path is None or str(payload.url or "").startswith("data:"):
             raise gr.Error("Give the photo as a file.", print_exception=False)
         path = Path(payload.path)
         try:
             return Dropped(path.read_bytes(), path)
         except OSError:
             raise gr.Error(GONE, print_exception=False) from None
+
+    image = gr.Image(type="filepath", **how)
+    image.preprocess = dropped  # type: ignore[method-assign]  # a class of our own would write a file beside this one
+    return image
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,8 @@ class Store:
         self.keep, self.left = keep, left
         self.root = Path(get_upload_folder()) / "faces"
         self._kept: dict[str, Kept] = {}
+        self._latents: dict[str, tuple[Any, float]] = {}
+        """What was found of visitors in latent spaces, and until when it is there."""
         self._answers: list[tuple[str, Shelf]] = []
         """Pictures that programs were given, of whom."""
         self._dropped: list[tuple[str, Dropped, float]] = []
@@ -153,6 +164,25 @@ class Store:
             self._answers.append((who, shelf))
         self._sweep_on()
         return shelf
+
+    def keep_latents(self, who: str, latents: Any) -> None:
+        """A visitor in a latent space, which is as good as a photo."""
+        with self._lock:
+            self._latents[who] = (latents, time.monotonic() + self.keep)
+        self._sweep_on()
+
+    def latents_of(self, who: str) -> Any:
+        """What `keep_latents` was given, for half an hour more.
+
+        Raises:
+            BadInput: there is nothing, or nothing any more.
+        """
+        with self._lock:
+            if who not in self._latents:
+                raise BadInput("There is no latent of yours here; project your photo first, or load one.", "gone")
+            latents = self._latents[who][0]
+            self._latents[who] = (latents, time.monotonic() + self.keep)
+            return latents
 
     def _folder(self) -> Path:
         return self.root / secrets.token_urlsafe(18)
@@ -188,6 +218,9 @@ class Store:
     def _delete(self, chosen: Callable[[str, float], bool]) -> bool:
         with self._lock:
             kept = {who: kept for who, kept in self._kept.items() if chosen(who, kept.until)}
+            latents = [who for who, (_, until) in self._latents.items() if chosen(who, until)]
+            for who in latents:
+                del self._latents[who]
             answers = [pair for pair in self._answers if chosen(pair[0], pair[1].until)]
             dropped = [entry for entry in self._dropped if chosen(entry[0], entry[2])]
             self._kept = {who: other for who, other in self._kept.items() if who not in kept}
@@ -197,14 +230,17 @@ class Store:
             shelf.delete()
         for _, file, _ in dropped:
             file.delete()
-        return bool(kept or answers or dropped)
+        return bool(kept or latents or answers or dropped)
 
     def leave(self, who: str) -> None:
         """The page was closed: what is there goes soon, if nobody comes back."""
         with self._lock:
+            soon = time.monotonic() + self.left
             if who in self._kept:
-                kept = self._kept[who]
-                kept.until = min(kept.until, time.monotonic() + self.left)
+                self._kept[who].until = min(self._kept[who].until, soon)
+            if who in self._latents:
+                latents, until = self._latents[who]
+                self._latents[who] = (latents, min(until, soon))
 
     def _sweep_on(self) -> None:
         with self._lock:
@@ -217,6 +253,6 @@ class Store:
             time.sleep(1)
             self.sweep()
             with self._lock:
-                if not (self._kept or self._answers or self._dropped):
+                if not (self._kept or self._latents or self._answers or self._dropped):
                     self._sweeper = None
                     return

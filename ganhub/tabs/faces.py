@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from ganhub import hub
 from ganhub.data.landmarks import Located
@@ -377,6 +378,16 @@ class FacesTab:
             gr.Radio(choices, value=direction if direction in ways else ways[0], visible=years is None),
             gr.Slider(low, high, visible=years is not None),
         ]
+
+    def face_of(self, request: gr.Request, preprocess: dict[str, Any] | None = None) -> tuple[Image.Image, bool]:
+        """The chosen face of a visitor's photo as a network wants it, and whether it came with the app.
+
+        Raises:
+            BadInput: there is no photo any more, or no face is chosen in it.
+        """
+        kept = self.store.get(visitor(request))
+        face = chosen(_faces(kept), None)[0]
+        return align(plain(kept.photo), face, preprocess).picture, kept.example
 
     # When the page is opened
 
