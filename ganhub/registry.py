@@ -189,7 +189,7 @@ class Registry:
                     )
 
     def __iter__(self) -> Iterator[Checkpoint]:
-        return iter(self._rows.values())
+        return iter(tuple(self._rows.values()))  # rows may be added meanwhile
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -208,6 +208,24 @@ class Registry:
     def _close(self, name: str) -> str:
         close = difflib.get_close_matches(name, self._names, n=1, cutoff=0.4)
         return f"; did you mean '{close[0]}'?" if close else ""
+
+    def add(self, row: Checkpoint) -> None:
+        """Take in a row while the app runs.
+
+        Raises:
+            RegistryError: one of its names is taken.
+        """
+        for name in (row.id, *row.aliases):
+            if name in self._names:
+                raise RegistryError(f"There is a row '{name}' already; choose another name.", "taken")
+        self._rows[row.id] = row
+        self._names |= dict.fromkeys((row.id, *row.aliases), row.id)
+
+    def remove(self, name: str) -> None:
+        """Let go of a row."""
+        row = self._rows.pop(self.find(name).id)
+        for one in (row.id, *row.aliases):
+            self._names.pop(one)
 
     def for_task(self, task: Task) -> list[Checkpoint]:
         """Rows that this version can run for a task, in the order of the files."""

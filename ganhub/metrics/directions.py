@@ -39,7 +39,7 @@ class Learned:
     """Of the latents' own shape, not normalised: its product with a latent, plus `offset`, is the score."""
     offset: float
     unit: float
-    """Length along the vector from the typical latent without to the typical one with."""
+    """Length along the vector from the middle between the two kinds to the typical latent with the attribute."""
     method: str
     penalty: float | None
     accuracy: float
@@ -118,7 +118,7 @@ def learn(latents: np.ndarray, labels: np.ndarray, method: str = "svm", seed: in
     ones, zeros = int(y.sum()), int((~y).sum())
     accuracy, auc = _accuracy(held_out, y), _auc(held_out, y)
     raw = x * scale + centre
-    between = float((raw[y].mean(0) - raw[~y].mean(0)) @ vector)
+    between = float((raw[y].mean(0) - raw[~y].mean(0)) @ vector) / 2
     others = {
         name: {
             "accuracy": _accuracy(scores, y),
@@ -198,7 +198,11 @@ def _folds(y: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
 
 
 def _penalty(method: str, x: np.ndarray, y: np.ndarray, rng: np.random.RandomState) -> float | None:
-    """C of the best held-out AUC among `PENALTIES`, the smallest of equals; None for the mean."""
+    """The largest C of `PENALTIES` whose held-out AUC is the best, or nearly; None for the mean.
+
+    A small C answers with the difference of the means, which leads along whatever varies most in the latents and goes
+    with the attribute; a large one with the normal alone, where the labels allow it.
+    """
     if method == "mean":
         return None
     chosen = rng.permutation(len(y))[:_CHOOSING]
@@ -212,8 +216,10 @@ def _penalty(method: str, x: np.ndarray, y: np.ndarray, rng: np.random.RandomSta
             if min(y[~train].sum(), (~y[~train]).sum()):
                 weights, _ = _fit(method, x[train], y[train], rng, penalty)
                 areas.append(_auc(x[~train] @ weights, y[~train]))
-        found.append(np.mean(areas) if areas else 0.0)
-    return PENALTIES[int(np.argmax(np.round(found, 6)))]
+        found.append(areas or [0.0])
+    means = np.array([np.mean(areas) for areas in found])
+    error = np.std(found[int(means.argmax())]) / np.sqrt(3)
+    return PENALTIES[int(np.flatnonzero(means >= means.max() - error / 4 - 1e-9)[-1])]
 
 
 def _fit(

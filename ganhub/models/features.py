@@ -37,6 +37,10 @@ class FeatureNet(nn.Module):
         _, low, _, high = self._depths(x / 127.5 - 1)
         return torch.cat([low.mean((2, 3)), high.mean((2, 3))], 1)
 
+    def encode_image(self, x: Tensor) -> Tensor:
+        """Pictures [N, 3, H, W] in [-1, 1] -> features [N, dim], as the engine asks for them."""
+        return self((x + 1) * 127.5)
+
     def activations(self, x: Tensor) -> list[Tensor]:
         """Pictures [N, 3, H, W] in [0, 1] -> activations [N, C, h, w] at four depths; differentiable."""
         size = (self.size, self.size)
