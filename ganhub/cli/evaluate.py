@@ -48,7 +48,14 @@ def evaluate(
         str | None, typer.Option(help="From sentences: stackgan, guided or instant; the first it can by default.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="From sentences: write 30 of them, drawn four times each.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.png", help="Write 30 sentences, drawn four times each; of ages, 40 faces before and after."
+        ),
+    ] = None,
+    judges: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of ages: the networks that judge; read where it exists, else made."),
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="Keep the figures in the folder of the run.")] = False,
     device: Device = None,
@@ -76,6 +83,17 @@ def evaluate(
             raise BadInput("With --captions there are no --features, --psi, --ppl, --pairs and --write.")
         _from_sentences(rows, row.id, data, captions, way, count, out, device, as_json)
         return
+    if "age" in row.task:
+        if others or count is not None or way is not None:
+            raise BadInput(
+                f"'{row.id}' changes ages; --features, --count, --psi, --ppl, --pairs and --way are of others."
+            )
+        line = _aged(rows, row.id, data, judges, run, out, device, as_json)
+        if write:
+            _keep(path / "evaluation.json", line)
+        return
+    if judges is not None:
+        raise BadInput(f"'{row.id}' does not change ages; leave --judges out.")
     if way is not None or out is not None or row.task == ("text",):
         raise BadInput(
             f"What '{row.id}' makes of sentences is measured with those of the set; add --captions FILE.csv."
@@ -143,6 +161,43 @@ def _upscaled(
         print(str(one["name"]).ljust(width) + "".join(cells))
     for note in result.notes:
         print(note)
+    return line
+
+
+def _aged(
+    rows: Any, checkpoint: str, data: Path, judges: Path | None, run: dict[str, Any], out: Path | None,
+    device: str | None, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure a network that changes ages, tell of it, and return its line."""
+    from ganhub.engine import Engine
+    from ganhub.pipelines import evaluate_aging as pipeline
+
+    engine = Engine(rows, device=device)
+    try:
+        _, result = follow(pipeline.evaluate_aging(engine, pipeline.EvaluateAgingRequest(checkpoint, data, judges)))
+    finally:
+        engine.close(drain=False)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        result.pairs.save(out)
+    line = result.line() | ({"commit": run["commit"]} if run.get("commit") else {})
+    if as_json:
+        show_json(line)
+        return line
+    print(f"{line['checkpoint']} (sha256 {line['sha256'][:12]}), {line['precision']}")
+    print(f"{line['data']['name']} (sha256 {line['data']['sha256'][:12]}), {line['data']['pictures']} held-out faces")
+    for way, figures in result.ways.items():
+        print(f"{way}, {figures['faces']:.0f} faces: {figures['years']:+.1f} years ({figures['years_low']:+.1f} to "
+              f"{figures['years_high']:+.1f}), {figures['moved']:.0%} of them that way")  # fmt: skip
+        print(f"  {figures['itself']:.0%} nearest to themselves (cosine {figures['cosine']:.2f}, the nearest other "
+              f"{figures['cosine_other']:.2f}); change {figures['change']:.1f} levels in the face, "
+              f"{figures['backdrop']:.0f} at most outside")  # fmt: skip
+    known = result.judges
+    print(f"the judge of ages errs by {known['age_error']:.1f} years on these people (their mean age by "
+          f"{known['age_error_of_mean']:.1f}), correlation {known['age_correlation']:.2f}")  # fmt: skip
+    if "another_is_nearest" in known:
+        print(f"the judge of persons finds {known['another_is_nearest']:.0%} of {known['pictures_with_another']:.0f} "
+              "faces by another picture of the same person")  # fmt: skip
     return line
 
 

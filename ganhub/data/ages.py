@@ -9,12 +9,14 @@ IMDB-WIKI's ages are taken as its authors took them: a photo is from the middle 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ganhub.data.dataset import PictureSet
 from ganhub.data.labels import FILE, read_labels
 from ganhub.data.photos import ENDINGS
 from ganhub.errors import BadInput
@@ -24,6 +26,8 @@ OLDEST = 116
 BORN, TAKEN = ("birth_year", "born", "dob", "birth"), ("photo_year", "photo_taken", "taken", "year")
 """Columns of a table, in the order in which they are looked for."""
 
+_EXPRESSION = re.compile("neutral|smiling")
+"""One person twice in the Face Research Lab London Set, as this project names its files."""
 _UTKFACE = re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])_(?:[0-4]_)?\d{8,}\b")
 _CACD = re.compile(r"(?P<age>\d{1,3})_(?P<person>\D.*)_\d{4}\.")
 _IMDB_WIKI = re.compile(r"(?P<person>(?:nm)?\d+)_(?:rm\d+_)?(?P<born>\d{4}-\d{1,2}-\d{1,2})_(?P<taken>\d{4})\.")
@@ -78,6 +82,28 @@ def read_ages(folder: Path, table: Path | None = None) -> tuple[list[Aged], Coun
             "as UTKFace, CACD or IMDB-WIKI have them."
         )
     return found, left_out
+
+
+def ages_of(data: PictureSet) -> list[Aged | None]:
+    """What a prepared set tells of each picture, by its rows, or by the names of the original files.
+
+    Raises:
+        BadInput: no age is told.
+    """
+    told: list[Aged | None] = []
+    for name, row in zip(data.names, data.rows, strict=True):
+        facts = row or _by_name(name.rpartition("/")[2]) or {}
+        age = _age(facts)
+        person = facts.get("person") or _EXPRESSION.sub("", name)
+        told.append(Aged(name, age, person, facts) if age is not None and 0 <= age <= OLDEST else None)
+    if not any(told):
+        raise BadInput(f"{data.path} tells no age; prepare it with --labels, a table with the columns file and age.")
+    return told
+
+
+def is_held_out(person: str) -> bool:
+    """One person of ten, always the same ones: nothing that makes or judges ages learns from them."""
+    return int(hashlib.sha256(person.encode()).hexdigest()[:8], 16) % 10 == 0
 
 
 def _by_name(name: str) -> dict[str, str] | None:

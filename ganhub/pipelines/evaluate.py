@@ -245,15 +245,19 @@ def row_of(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
             raise BadInput(f"{about} is no JSON ({error}); it was damaged, so train again or remove it.") from error
     raw = checkpoint.read(file)
     family = models.detect(raw)
-    enlarges = isinstance(models.read(raw, family), models.Upscaler)
+    network: Any = models.read(raw, family)
+    task = (
+        "upscale" if isinstance(network, models.Upscaler) else "age" if hasattr(network, "directions") else "generate"
+    )
     name = path.name if path.is_dir() else path.stem
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "file"
     row = Checkpoint(
         id=f"local-{slug}",
-        task=("upscale" if enlarges else "generate",),
+        task=(task,),
         family=family,
         source=PathSource(path=str(file.resolve())),
         sha256=raw.sha256,
+        preprocess=run.get("preprocess") or {},
         title=name,
         license=str((run.get("data") or {}).get("license") or "unstated"),
         commercial_use=False,

@@ -222,6 +222,7 @@ class Run:
             "family": trainer.family,
             "settings": asdict(trainer.settings),
             "data": facts_of(data) if data else None,
+            **(trainer.facts() if hasattr(trainer, "facts") else {}),
             "seed": trainer.settings.seed,
             "origin": origin,
             "ganhub": ganhub.__version__,
