@@ -47,7 +47,7 @@ def need_consent(consent: bool) -> None:
     if consent is not True:
         raise BadInput(
             "Photos of people need consent: confirm that you are the adult in the photo, or have that person's "
-            "permission (consent=true).",
+            "permission (consent=true, or --consent in a terminal).",
             "consent",
         )
 

@@ -30,7 +30,7 @@ from ganhub.pipelines.faces_ages import AgesRequest, ages
 from ganhub.tabs import Context
 from ganhub.tabs._api import described, over_http, sheet_of
 from ganhub.tabs._faces_layout import years_of
-from ganhub.tabs._faces_store import Dropped, Store, photo_in
+from ganhub.tabs._faces_store import Store, delete, photo_in
 from ganhub.tabs._widgets import sentences, visitor
 
 MOST_PIXELS = 24_000_000
@@ -53,7 +53,7 @@ def publish(context: Context, store: Store, first: str) -> None:
         return gr.Number(value, minimum=low, maximum=high, visible=False, **more)
 
     controls: dict[str, Any] = {
-        "photo": photo_in(context.demo, visible=False, label="photo"),
+        "photo": photo_in(context.demo, delete, visible=False, label="photo"),
         "consent": gr.Checkbox(False, visible=False),
         "checkpoint": gr.Textbox(first, visible=False),
         "direction": gr.Dropdown(["older", "younger"], value="older", visible=False),
@@ -281,14 +281,12 @@ class Api:
             ages=_numbers(values["ages"], "ages", "20, 40, 60"), visitor=visitor(request),
         )  # fmt: skip
 
-    def _faces(self, photo: Dropped | None, consent: bool, box: str, how: str) -> tuple[Photo, list[Located]]:
-        """The photo, whose file is gone from here on, and its faces."""
-        if photo is not None:
-            photo.delete()
+    def _faces(self, photo: bytes | None, consent: bool, box: str, how: str) -> tuple[Photo, list[Located]]:
+        """The photo and its faces."""
         need_consent(consent)
         if photo is None:
             raise BadInput("There is no photo; give one as a file.")
-        picture = read_face_photo(photo.data, MOST_PIXELS)
+        picture = read_face_photo(photo, MOST_PIXELS)
         numbers = _numbers(box, "box", "310, 240, 180, 0")
         if numbers:
             if len(numbers) not in (3, 4):

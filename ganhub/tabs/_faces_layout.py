@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +55,23 @@ class Layout:
     def __init__(self, context: Context):
         self.context = context
 
-    def lay_out(self) -> None:
+    def lay_out(self, away: Callable[[Path], None]) -> None:
+        """Args:
+        away: what deletes the file of a photo, once it is read.
+        """
         gr.Markdown("See yourself older or younger, in your own photo.", elem_classes="lead")
         with gr.Row(elem_classes="workbench"):
             with gr.Column(scale=5, min_width=300, elem_classes="controls"):
-                self._lay_out_photo()
+                self._lay_out_photo(away)
                 self._lay_out_controls()
             with gr.Column(scale=8, min_width=300, elem_classes="results"):
                 self._lay_out_results()
 
-    def _lay_out_photo(self) -> None:
+    def _lay_out_photo(self, away: Callable[[Path], None]) -> None:
         self.consent = gr.Checkbox(False, label=AGREED, elem_id="faces-consent")
         with gr.Column(visible=False, elem_classes="group") as self.intake:
             self.drop = photo_in(
-                self.context.demo, sources=["upload", "webcam", "clipboard"], height=190, show_label=False,
+                self.context.demo, away, sources=["upload", "webcam", "clipboard"], height=190, show_label=False,
                 label="Photo or selfie", elem_id="faces-drop", buttons=[],
             )  # fmt: skip
         self.people = view.people()

@@ -7,6 +7,7 @@ uploads under the names that visitors gave them, with all that their cameras not
 
 from __future__ import annotations
 
+import math
 import secrets
 import shutil
 import threading
@@ -34,16 +35,19 @@ SHOWN = 3
 """Seconds that a dropped file lies where Gradio put it: the browser fetches it once to show it."""
 MOST_BYTES = 2_000_000_000
 """Of all photos in memory; then the one that was not used for longest goes."""
+AGENTS = "*/file.*"
+"""What Gradio's MCP server calls the files that agents send, in Gradio's folder; it forgets them there."""
 GONE = "The photo is not here any more: it was deleted at your request or after half an hour. Drop it again."
 
 
-def photo_in(demo: gr.Blocks, **how: Any) -> gr.Image:
-    """An image that reaches a handler as a `Dropped`: not decoded, and not kept.
+def photo_in(demo: gr.Blocks, away: Callable[[Path], None], **how: Any) -> gr.Image:
+    """An image that reaches a handler as its bytes: not decoded, and not kept.
 
     Only its value may be updated: other updates make Gradio build a plain image in its place.
 
     Args:
         demo: the page; its own pictures are no photos, and stay.
+        away: what deletes the file, once it is read: `delete`, or a store's `soon`.
     """
 
     def dropped(payload: Any) -> Any:
@@ -54,27 +58,34 @@ def photo_in(demo: gr.Blocks, **how: Any) -> gr.Image:
             raise gr.Error("Give the photo as a file.", print_exception=False)
         path = Path(payload.path)
         try:
-            return Dropped(path.read_bytes(), path)
+            data = path.read_bytes()
         except OSError:
             raise gr.Error(GONE, print_exception=False) from None
+        away(path)
+        return data
 
     image = gr.Image(type="filepath", **how)
     image.preprocess = dropped  # type: ignore[method-assign]  # a class of our own would write a file beside this one
     return image
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """The bytes of a dropped file, and where Gradio put it."""
+def delete(file: Path) -> None:
+    """Deletes a dropped file and the folder that Gradio made for it; nothing where it is gone already.
 
-    data: bytes
-    path: Path
+    Of what an agent sends Gradio's MCP server writes a file and uploads it to the page from there: it goes as well.
+    """
+    with suppress(OSError):
+        data = file.read_bytes()
+        _unlink(file)
+        for twin in Path(get_upload_folder()).glob(AGENTS):
+            if twin.stat().st_size == len(data) and twin.read_bytes() == data:
+                _unlink(twin)
 
-    def delete(self) -> None:
-        """The file and the folder that Gradio made for it; nothing where it is gone already."""
-        with suppress(OSError):
-            self.path.unlink()
-            self.path.parent.rmdir()
+
+def _unlink(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()
+        file.parent.rmdir()
 
 
 @dataclass(eq=False)
@@ -136,8 +147,9 @@ class Store:
         """What was found of visitors in latent spaces, and until when it is there."""
         self._answers: list[tuple[str, Shelf]] = []
         """Pictures that programs were given, of whom."""
-        self._dropped: list[tuple[str, Dropped, float]] = []
-        """Files to be deleted, of whom and when."""
+        self._dropped: list[tuple[Path, float]] = []
+        """Files to be deleted, and when."""
+        self._looked = 0.0
         self._lock = threading.Lock()
         self._sweeper: threading.Thread | None = None
 
@@ -200,20 +212,28 @@ class Store:
             kept.until = time.monotonic() + self.keep
         return kept
 
-    def soon(self, who: str, dropped: Dropped) -> None:
+    def soon(self, file: Path) -> None:
         """Deletes a dropped file once the browser has shown it."""
         with self._lock:
-            self._dropped.append((who, dropped, time.monotonic() + SHOWN))
+            self._dropped.append((file, time.monotonic() + SHOWN))
         self._sweep_on()
 
     def forget(self, who: str) -> bool:
         """Deletes everything of a visitor; tells whether there was something."""
+        self._delete_dropped(math.inf)  # whose they are nobody knows, but they are read
         return self._delete(lambda owner, until: owner == who)
 
     def sweep(self) -> None:
         """Deletes what is over its time."""
         now = time.monotonic()
+        self._delete_dropped(now)
         self._delete(lambda owner, until: until <= now)
+        if now - self._looked > 60:  # what agents sent in vain, because the queue was full
+            self._looked = now
+            for file in Path(get_upload_folder()).glob(AGENTS):
+                with suppress(OSError):
+                    if time.time() - file.stat().st_mtime > self.keep:
+                        _unlink(file)
 
     def _delete(self, chosen: Callable[[str, float], bool]) -> bool:
         with self._lock:
@@ -222,15 +242,18 @@ class Store:
             for who in latents:
                 del self._latents[who]
             answers = [pair for pair in self._answers if chosen(pair[0], pair[1].until)]
-            dropped = [entry for entry in self._dropped if chosen(entry[0], entry[2])]
             self._kept = {who: other for who, other in self._kept.items() if who not in kept}
             self._answers = [pair for pair in self._answers if pair not in answers]
-            self._dropped = [entry for entry in self._dropped if entry not in dropped]
         for shelf in (*kept.values(), *(shelf for _, shelf in answers)):
             shelf.delete()
-        for _, file, _ in dropped:
-            file.delete()
-        return bool(kept or latents or answers or dropped)
+        return bool(kept or latents or answers)
+
+    def _delete_dropped(self, until: float) -> None:
+        with self._lock:
+            due = [file for file, when in self._dropped if when <= until]
+            self._dropped = [entry for entry in self._dropped if entry[0] not in due]
+        for file in due:
+            delete(file)
 
     def leave(self, who: str) -> None:
         """The page was closed: what is there goes soon, if nobody comes back."""

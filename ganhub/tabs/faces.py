@@ -35,7 +35,7 @@ from ganhub.tabs import Context
 from ganhub.tabs import _faces_api as api
 from ganhub.tabs import _faces_view as view
 from ganhub.tabs._faces_layout import EXAMPLES, Layout, example_file, years_of
-from ganhub.tabs._faces_store import Dropped, Kept, Store
+from ganhub.tabs._faces_store import Kept, Store
 from ganhub.tabs._runs import Runs
 from ganhub.tabs._upscale_view import number_of, sentences_of
 from ganhub.tabs._widgets import (
@@ -67,7 +67,7 @@ def build(context: Context) -> None:
         gr.Markdown(NOTHING)
         return
     tab = FacesTab(context)
-    tab.layout.lay_out()
+    tab.layout.lay_out(tab.store.soon)
     tab.join()
     api.publish(context, tab.store, tab.layout.picker.choice.value)
 
@@ -122,16 +122,15 @@ class FacesTab:
     # The photo and its faces
 
     def took(self, data: dict[Any, Any], request: gr.Request) -> Updates:
-        """A photo was dropped or taken: it is read, its file is deleted, its faces are found."""
-        dropped: Dropped | None = data[self.layout.drop]
+        """A photo was dropped or taken: its faces are found."""
+        dropped: bytes | None = data[self.layout.drop]
         if dropped is None:
             return
         who = visitor(request)
-        self.store.soon(who, dropped)
         try:
             need_consent(data[self.layout.consent])
             yield {self.layout.note: progress_bar(0, 0, "Looking for faces")}
-            photo = read_face_photo(dropped.data, api.MOST_PIXELS)
+            photo = read_face_photo(dropped, api.MOST_PIXELS)
             found = find_faces(plain(photo), data[self.layout.how] or None)
             yield self._new(self.store.put(who, photo, found), "")
         except Exception as error:
