@@ -141,12 +141,27 @@ def test_varied_faces_keep_their_mask(people):
     assert (middle < 14).any() and (middle > 17).any()  # some are mirrored
 
 
+def test_what_is_judged_is_what_is_pasted(people):
+    """Nothing outside of the mask, no tint of the whole, as in `imaging.align.paste`."""
+    data = PictureSet(people)
+    mask = faces_of(data).mask
+    x = torch.rand(2, 3, SIDE, SIDE) - 0.5
+    masks = mask.expand(2, 1, SIDE, SIDE)
+    assert torch.allclose(aging.pasted(x, x + 0.3, masks), x, atol=1e-6)
+    made = x.clone()
+    made[:, :, 14:18, 14:18] += 0.5
+    made[:, :, :2, :2] = 9
+    shown = aging.pasted(x, made, masks)
+    assert mask[:2, :2].max() == 0 and torch.equal(shown[:, :, :2, :2], x[:, :, :2, :2])
+    assert (shown - x)[:, :, 14:18, 14:18].mean() > 0.4 and (shown - x)[:, :, 20:24, 14:18].mean() < 0
+
+
 # --- Training
 
 
 def test_a_training_draws_faces_first_and_then_changes_them(people):
     trainer = aging.Trainer(replace(TINY, batch=16, warm=0.32), PictureSet(people), Workers("cpu"))
-    drawn = [float(trainer.step()["loss_draw"]) for _ in range(20)]
+    drawn = [trainer.step()["loss_draw"].item() for _ in range(20)]
     assert np.mean(drawn[-4:]) < 0.7 * np.mean(drawn[:4])
     older, younger = (trainer.G.model[way].state_dict() for way in ("older", "younger"))
     assert all(torch.equal(older[key], younger[key]) for key in older)  # one network has become two
@@ -163,7 +178,9 @@ def test_a_training_draws_faces_first_and_then_changes_them(people):
 def test_weights_push_where_they_should(people):
     """With the age alone, faces move to the wanted age; with the backdrop alone, nothing outside changes."""
     alone = {f"weight_{name}": 0.0 for name in ("adversarial", "cycle", "same", "age", "person", "backdrop")}
-    settings = replace(TINY, **{**alone, "weight_age": 1.0}, warm=0.08, guide_steps=30, batch=16, lr_g=2e-3, robust=0.0)
+    settings = replace(
+        TINY, **{**alone, "weight_age": 1.0}, years=8.0, warm=0.08, guide_steps=30, batch=16, lr_g=2e-3, robust=0.0
+    )
     trainer = aging.Trainer(settings, PictureSet(people), Workers("cpu"))
     first = [trainer.step() for _ in range(8)][5:]
     last = [trainer.step() for _ in range(20)][-5:]

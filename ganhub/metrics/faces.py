@@ -84,7 +84,8 @@ def _residual(before: int, after: int) -> nn.Module:
 
 def years(logits: Tensor) -> Tensor:
     """What `FaceNet` says of ages [N, 17] -> years [N]."""
-    return logits.float().softmax(1) @ torch.tensor(AGES, dtype=torch.float32, device=logits.device)
+    # made on the device: a copy would make the host wait for it
+    return logits.float().softmax(1) @ torch.arange(AGES[0], AGES[-1] + 1, 5, dtype=torch.float32, device=logits.device)
 
 
 def geometry(data: PictureSet) -> tuple[Aligned, Square]:

@@ -60,7 +60,8 @@ class Settings:
     weight_adversarial: float = option(1.0, "of what D says of young and old faces (least squares)")
     weight_cycle: float = option(5.0, "of the difference to what comes back")
     weight_same: float = option(2.5, "of the difference to a face that has the wanted age already")
-    weight_age: float = option(0.3, "of the years to the wanted age, in tens")
+    weight_age: float = option(0.5, "of the years that a face has still to move by, in tens")
+    years: float = option(15.0, "that a face should move by, as the network of ages sees it")
     ramp: float = option(20.0, "thousand faces over which that weight grows, while D learns what old faces look like")
     weight_person: float = option(1.0, "of the angle to the direction of the person")
     weight_backdrop: float = option(10.0, "of changes outside of the face")
@@ -159,6 +160,14 @@ def _group(one: Aged) -> tuple[str, str]:
     return one.facts.get("source", ""), one.facts.get("gender", "")
 
 
+def pasted(x: Tensor, made: Tensor, mask: Tensor) -> Tensor:
+    """Faces [N, 3, H, W] with what was made of them inside of their masks [N, 1, H, W], as `imaging.align.paste` shows
+    it: without the tint that all of a face gets."""
+    change = made - x
+    tint = (change * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp(min=1)
+    return x + mask * (change - tint)
+
+
 class Trainer:
     """Everything that a state of the training holds, and one step."""
 
@@ -207,15 +216,14 @@ class Trainer:
         preprocess = {"align": "eyes", "size": self.G.img_size[0], "margin": self.margin}
         return {"faces": people, "balance": self.pairs.balance(), "preprocess": preprocess}
 
-    def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """n young faces and then n old ones [2n, 3, H, W] in [-1, 1], their masks [2n, 1, H, W] and ages [2n]."""
+    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """n young faces and then n old ones [2n, 3, H, W] in [-1, 1], and their masks [2n, 1, H, W]."""
         device = self.workers.device
         index = self.pairs(n, self.rng).flatten()
         index = (index.pin_memory() if device.type == "cuda" else index).to(device, non_blocking=True)
         x = self.faces.pictures[index].float() / 127.5 - 1
         x = vary(torch.cat([x, self.faces.mask.expand(2 * n, 1, -1, -1)], 1), self.rng)
-        faces, masks = x[:, :3].clamp(-1, 1).contiguous(memory_format=torch.channels_last), x[:, 3:]
-        return faces, masks, self.faces.ages[index]
+        return x[:, :3].clamp(-1, 1).contiguous(memory_format=torch.channels_last), x[:, 3:]
 
     def guide(self) -> None:
         """Teaches the two networks that guide G."""
@@ -236,7 +244,7 @@ class Trainer:
         s = self.settings
         if not self.guided:
             self.guide()
-        x, mask, ages = self.draw(s.batch // 2 // self.workers.count)
+        x, mask = self.draw(s.batch // 2 // self.workers.count)
         warm = round(s.warm * 1000)
         if self.seen < warm:
             figures = self._first(x)
@@ -245,7 +253,7 @@ class Trainer:
                 self.G.model["younger"].load_state_dict(self.G.model["older"].state_dict())
             self.average.load_state_dict(self.G.state_dict())
             return figures
-        figures = self._second(x, mask, ages)
+        figures = self._second(x, mask)
         self.seen += s.batch
         lerp(self.average, self.G, (self.seen - warm) // s.batch, s.ema)
         return figures
@@ -257,14 +265,14 @@ class Trainer:
         self._descend(self.G, self.opt_g, loss, self.settings.lr_warm)
         return {"loss_draw": loss}
 
-    def _second(self, x: Tensor, mask: Tensor, ages: Tensor) -> dict[str, Tensor]:
+    def _second(self, x: Tensor, mask: Tensor) -> dict[str, Tensor]:
         s, n = self.settings, len(x) // 2
         older, younger = (self.G.model[direction] for direction in DIRECTIONS)
         with self.autocast():
             up, down = older(x).float(), younger(x).float()
         changed = torch.cat([up[:n], down[n:]])  # young made older, old made younger
         same = torch.cat([up[n:], down[:n]])
-        fake = x + mask * (changed - x)
+        fake = pasted(x, changed, mask)
         backdrop = ((1 - mask) * (changed - x)).abs().mean()
         same_loss = F.l1_loss(same, torch.cat([x[n:], x[:n]]))
         with self.autocast():
@@ -285,13 +293,13 @@ class Trainer:
         self.D.requires_grad_(False)
         shown = vary(fake, self.rng, s.strength)
         placed = vary(fake, self.rng)
-        wanted = ages.roll(n)  # of the other one of the pair
+        way = torch.where(torch.arange(2 * n, device=x.device) < n, 1.0, -1.0)
         with self.autocast():
             doubt = torch.cat([old(shown[:n]), young(shown[n:])]).float()
-            said = years(self.guides["ages"](placed))
+            moved = years(self.guides["ages"](placed)) - self._said(x)
             whose = self.guides["persons"](torch.cat([fake, x])).float()
         adversarial = ((doubt - 1) ** 2).mean()
-        age = (said - wanted).abs().mean() / 10
+        age = F.relu(s.years - way * moved).mean() / 10
         person = (1 - F.cosine_similarity(*whose.chunk(2))).mean()
         loss = s.weight_adversarial * adversarial + s.weight_cycle * cycle + s.weight_same * same_loss
         push = s.weight_age * min(1.0, (self.seen / 1000 - s.warm) / s.ramp) if s.ramp else s.weight_age
@@ -299,10 +307,22 @@ class Trainer:
         self._descend(self.G, self.opt_g, loss, s.lr_g)
         self.D.requires_grad_(True)
         return {
-            "loss_d": loss_d, "loss_adversarial": adversarial, "loss_cycle": cycle, "loss_same": same_loss,
-            "loss_age": age, "loss_person": person, "loss_backdrop": backdrop,
-            "score_real": real.mean(), "score_fake": false.mean(), "change": (fake - x).detach().abs().mean(),
-        }  # fmt: skip
+            "loss_d": loss_d,
+            "loss_adversarial": adversarial,
+            "loss_cycle": cycle,
+            "loss_same": same_loss,
+            "loss_age": age,
+            "loss_person": person,
+            "loss_backdrop": backdrop,
+            "score_real": real.mean(),
+            "score_fake": false.mean(),
+            "years": (way * moved).mean(),
+            "change": (fake - x).abs().mean(),
+        }
+
+    @torch.no_grad()
+    def _said(self, x: Tensor) -> Tensor:
+        return years(self.guides["ages"](x))
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.workers.device.type, self.dtype, enabled=self.dtype is not None)
@@ -339,7 +359,7 @@ class Trainer:
         chosen = self.tried.where((self.tried.ages >= least) & (self.tried.ages <= most))
         x = chosen.pictures.to(self.workers.device).float() / 127.5 - 1
         made = torch.cat([x[:0], *(G.model[direction](part) for part in x.split(32))])
-        return x, x + self.faces.mask * (made - x)
+        return x, pasted(x, made, self.faces.mask.expand(len(x), 1, -1, -1))
 
     @torch.no_grad()
     def measure(self, G: Any) -> dict[str, float]:
