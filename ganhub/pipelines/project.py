@@ -37,8 +37,9 @@ PSI = 0.7
 """Truncation of the latents that projections start from."""
 MOST, LEAST = 2048, 32
 """Sampled latents among which the nearest is sought."""
-PIXELS = {"cpu": 1 << 23, "cuda": 1 << 29}
-"""Pixels of all their pictures: eight seconds of a CPU, or of a GPU. They are drawn once for each engine."""
+BUDGET = {"cpu": 1.5e11, "gpu": 1.6e13}
+"""Parameters times pixels of the longer side, of all of them: some seconds, and once for each engine. That is what
+pictures cost within a factor of two, from 64 pixels and a million parameters to 1024 pixels and 30 million."""
 SMALL = 64
 """Side at which the samples are kept."""
 SHORTLIST = 128
@@ -280,9 +281,9 @@ class _Work:
         known = _samples.setdefault(self.engine, {})
         key = self.row.id, self.label
         if key not in known:
-            height, width = self.facts["img_size"]
-            budget = PIXELS["cpu" if self.engine.status()["device"] == "cpu" else "cuda"]
-            count = max(LEAST, min(MOST, budget // (height * width)))
+            budget = BUDGET["cpu" if self.engine.status()["device"] == "cpu" else "gpu"]
+            count = int(budget / (self.facts["parameters"] * max(self.facts["img_size"])))
+            count = max(LEAST, min(MOST, count))
             ws = yield from self.maps(range(count), PSI)
             size = small_size(self.facts["img_size"])
             small: list[np.ndarray] = []
