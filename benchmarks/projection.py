@@ -66,7 +66,7 @@ def plain(target: np.ndarray, G: Any, eyes: Any, steps: int) -> dict[str, Any]:
                 values -= values.mean()
                 values *= values.square().mean().rsqrt()
         seconds.append(time.perf_counter() - began)
-        distances.append(float(distance))
+        distances.append(float(distance.detach()))
     with torch.no_grad():
         images = G.synthesis(w.repeat(1, G.num_ws, 1), "const")
         picture = (perception.features(eyes, images, heads) - wanted).square().sum()
