@@ -22,6 +22,8 @@ from ganhub.errors import BadInput
 
 MAX_SEED = 2**32 - 1
 SPACES = ("z", "w", "w+")
+KEPT = (*SPACES, "s")
+"""Spaces of saved latents: of styles too."""
 METHODS = ("linear", "slerp", "spline")
 EASINGS = ("none", "smooth")
 MAX_FILE_BYTES = 64 * 2**20
@@ -223,7 +225,7 @@ class Latents:
     """
 
     space: str
-    """`z` [N, z_dim], `w` [N, w_dim] or `w+` [N, num_ws, w_dim]."""
+    """`z` [N, z_dim], `w` [N, w_dim], `w+` [N, num_ws, w_dim] or `s` [N, s_dim]."""
     values: np.ndarray
     checkpoint: str = ""
     """Id of the row; empty in files of other tools."""
@@ -235,8 +237,8 @@ class Latents:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if self.space not in SPACES:
-            raise BadInput(f"Latents are of the space {', '.join(SPACES)}, not {_shown(self.space)}.")
+        if self.space not in KEPT:
+            raise BadInput(f"Latents are of the space {', '.join(KEPT)}, not {_shown(self.space)}.")
         if self.values.ndim != (3 if self.space == "w+" else 2) or 0 in self.values.shape:
             raise BadInput(f"Latents of the space {self.space} cannot have the shape {list(self.values.shape)}.")
         if self.values.dtype.kind != "f" or not np.isfinite(self.values).all():
@@ -251,6 +253,18 @@ class Latents:
         """sha256 over space, shape and values: tells two sets of latents apart in a picture's provenance."""
         head = f"{self.space} {self.values.shape} {self.values.dtype.str}".encode()
         return hashlib.sha256(head + np.ascontiguousarray(self.values).tobytes()).hexdigest()
+
+
+def shape_of(space: str, facts: dict[str, Any]) -> tuple[int, ...]:
+    """Of one latent of a generator, by the engine's facts of it.
+
+    Raises:
+        BadInput: it has no styles.
+    """
+    if space == "s" and not facts["s_dim"]:
+        raise BadInput(f"'{facts['checkpoint']}' has no style space; only StyleGAN2 does here. Choose w or w+.")
+    wide = (facts["num_ws"], facts["w_dim"])
+    return {"z": (facts["z_dim"],), "w": wide[1:], "w+": wide, "s": (facts["s_dim"],)}[space]
 
 
 def save_latents(file: str | Path | BinaryIO, latents: Latents) -> None:

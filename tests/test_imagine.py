@@ -12,8 +12,9 @@ from ganhub import models
 from ganhub.engine import Engine, Fit, Job
 from ganhub.engine.guided import Guided, Turn, cut
 from ganhub.errors import BadInput
-from ganhub.latents import Latents
-from ganhub.models import char_cnn_rnn, stackgan
+from ganhub.latents import Latents, load_latents, save_latents
+from ganhub.models import char_cnn_rnn, stackgan, stylegan2
+from ganhub.pipelines.generate import GenerateRequest, generate
 from ganhub.pipelines.imagine import ImagineRequest, direction, imagine
 from ganhub.pipelines.requests import Progress
 from ganhub.pipelines.sentences import checked
@@ -54,7 +55,7 @@ def encoder():
 
 
 NETWORKS = {
-    "style": lambda: rig.stylegan2_network(1),
+    "style": lambda: stylegan2.prepare(rig.stylegan2_network(1).eval(), "exact"),
     "classes": lambda: rig.stylegan2_network(3, c_dim=3),
     "conv": lambda: rig.dcgan_network(4),
     "eyes": Eyes,
@@ -117,7 +118,7 @@ def test_a_stackgan_draws_every_stage(engine):
     assert any("ê" in note for note in told.notes) and any("first 201" in note for note in told.notes)
 
 
-@pytest.mark.parametrize("space", ["w", "w+", "z"])
+@pytest.mark.parametrize("space", ["w", "w+", "s", "z"])
 def test_guiding_goes_where_the_sentence_points(engine, space):
     red, events = run(engine, "style", "red", seeds=[0], steps=25, space=space, candidates=4, lr=0.1)
     plain, _ = run(engine, "style", "red", seeds=[0], steps=1, space=space, candidates=1, lr=1e-5)
@@ -183,7 +184,8 @@ def test_a_failed_critic_is_told(engine):
         (Fit("style", "guided", {"text": features}, steps=3), "CLIP"),
         (Fit("style", "guided", {"text": features}, steps=3, critic="words"), "CLIP"),
         (Fit("style", "guided", {"text": features[:3]}, steps=3, critic="eyes"), "features"),
-        (Fit("style", "guided", {"text": features, "space": "s"}, steps=3, critic="eyes"), "space"),
+        (Fit("style", "guided", {"text": features, "space": "y"}, steps=3, critic="eyes"), "space"),
+        (Fit("classes", "guided", {"text": features, "space": "s"}, steps=3, critic="eyes"), "style space"),
         (Fit("style", "guided", {"text": features, "cutouts": -1}, steps=3, critic="eyes"), "cut-outs"),
         (Fit("style", "guided", {"text": features, "start": np.zeros(3)}, steps=3, critic="eyes"), "start"),
         (Fit("conv", "guided", {"text": features}, steps=3, critic="eyes"), "mapping"),
@@ -243,6 +245,22 @@ def test_a_saved_latent_is_gone_on_from(engine):
         run(engine, "style", "red", space="w+", start=Latents("w", np.zeros((1, 5), np.float32)))
 
 
+def test_styles_are_kept_and_gone_on_from(engine, tmp_path):
+    first, _ = run(engine, "style", "red", seeds=[3], steps=10, space="w", lr=0.1)
+    more, _ = run(engine, "style", "red", seeds=[3], steps=10, space="s", lr=0.1, start=first.latents)
+    assert more.losses[0][0] == pytest.approx(first.losses[0][-1], abs=0.05)
+    save_latents(tmp_path / "styles.npz", more.latents)
+    kept = load_latents(tmp_path / "styles.npz")
+    assert kept.space == "s" and kept.values.shape == (1, engine.describe("style")["s_dim"])
+    again, _ = run(engine, "style", "red", seeds=[3], steps=1, space="s", lr=1e-5, start=kept)
+    *_, drawn = generate(engine, GenerateRequest.from_latents("style", kept))
+    for picture in (again.pictures[0], drawn.pictures[0]):
+        difference = np.abs(np.asarray(picture.image).astype(int) - np.asarray(more.pictures[0].image))
+        assert difference.max() <= 1
+    with pytest.raises(BadInput, match="truncated"):
+        list(generate(engine, GenerateRequest.from_latents("style", kept, psi=0.5)))
+
+
 def test_stopping_frees_the_slots(engine):
     events = imagine(engine, ImagineRequest("style", "red", seeds=[0, 1], steps=2000, candidates=1))
     while not (isinstance(event := next(events), Progress) and event.picture is not None):
@@ -289,7 +307,7 @@ def test_requests_that_cannot_be(engine):
         {"way": "magic"},
         {"steps": 0},
         {"lr": -1},
-        {"space": "s"},
+        {"space": "y"},
         {"candidates": 0},
         {"cutouts": 99},
     ):

@@ -305,7 +305,7 @@ HOSTILE = {
     "about is a list": npz(values=npy(np.zeros((2, 8))), about=npy(np.array("[1]"))),
     "about is deep": npz(values=npy(np.zeros((2, 8))), about=npy(np.array("[" * 50_000))),
     "newer": npz(values=npy(np.zeros((2, 8))), about=about(format="ganhub-latents-9")),
-    "unknown space": npz(values=npy(np.zeros((2, 8))), about=about(space="s")),
+    "unknown space": npz(values=npy(np.zeros((2, 8))), about=about(space="y")),
     "space and shape": npz(values=npy(np.zeros((2, 8))), about=about(space="w+")),
     "seed too many": npz(values=npy(np.zeros((2, 8))), about=about(seeds=[1])),
     "bad seed": npz(values=npy(np.zeros((2, 8))), about=about(seeds=[-1, 2])),

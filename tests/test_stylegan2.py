@@ -262,6 +262,38 @@ def test_prepared_form_draws_the_same_pictures(architecture, mode):
         assert torch.equal(run(fast, z[1:2]), run(fast)[1:2]), "one rounding would change the picture visibly"
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("architecture", ["skip", "resnet"])
+def test_styles_draw_what_their_latents_draw(architecture, precision):
+    G = stylegan2.prepare(small(resolution=64, architecture=architecture), precision)
+    ws = torch.randn(2, G.num_ws, 16)
+    styles = G.synthesis.to_styles(ws)
+    assert styles.shape == (2, G.synthesis.s_dim)
+    assert torch.equal(G.synthesis.from_styles(styles), G.synthesis(ws))
+    moved = styles.clone()
+    moved[0, 0] += 1
+    different = (G.synthesis.from_styles(moved) != G.synthesis(ws)).flatten(1).any(1)
+    assert different.tolist() == [True, False]
+    with pytest.raises(BadInput, match="styles"):
+        G.synthesis.from_styles(styles[:, 1:])
+
+
+@torch.no_grad()
+def test_the_picture_of_a_lower_resolution_is_enough():
+    G = small(resolution=64)
+    exact, ws = stylegan2.prepare(G, "exact"), torch.randn(2, G.num_ws, 16)
+    seen = []
+    G.synthesis.b32.register_forward_hook(lambda module, args, out: seen.append(out[1]))
+    whole = G.synthesis(ws)
+    for least, side in ((17, 32), (32, 32), (33, 64), (500, 64)):
+        got = exact.synthesis(ws, least=least)
+        assert got.shape[2:] == (side, side)
+        close(got, seen[0] if side == 32 else whole)
+    residual = stylegan2.prepare(small(resolution=64, architecture="resnet"), "exact")
+    assert residual.synthesis(torch.randn(1, G.num_ws, 16), least=16).shape[2:] == (64, 64), "it draws no other"
+
+
 def close(got, want, atol=3e-5):
     torch.testing.assert_close(got, want, atol=atol * float(want.abs().max()), rtol=0)
 

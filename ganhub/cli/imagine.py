@@ -34,6 +34,7 @@ class Way(str, Enum):
 class Space(str, Enum):
     w = "w"
     w_plus = "w+"
+    s = "s"
     z = "z"
 
 

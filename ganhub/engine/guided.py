@@ -19,7 +19,7 @@ from ganhub import latents
 from ganhub.engine.operations import Facts, Item, check_label, one_hot, to_device
 from ganhub.errors import BadInput
 
-SPACES = ("w", "w+", "z")
+SPACES = ("w", "w+", "s", "z")
 MAX_CUTOUTS = 64
 SMALLEST_CUT = 0.6
 """Side of the smallest cut-out, of the picture's."""
@@ -41,10 +41,11 @@ class Turn(NamedTuple):
 class Guided:
     """Finds a latent whose picture fits a sentence.
 
-    Item: `text` [D], features of the sentence; `away` [D] or None, of what it should not look like; `space` `w`, `w+`
-    or `z`; `start`, a latent, or None for the seed's at `psi`; `cutouts` of a picture, 0 for the picture itself;
-    weights: `away_weight`, `mean_weight` (pull towards the mean latent), `start_weight`, and `noise_weight` (added to
-    the latent, gone by the middle of the steps). `label` for a network with classes.
+    Item: `text` [D], features of the sentence; `away` [D] or None, of what it should not look like; `space` `w`, `w+`,
+    `s` (styles) or `z`; `start`, a latent (of `w+` for styles too), or None for the seed's at `psi`; `cutouts` of a
+    picture, 0 for the picture itself; weights: `away_weight`, `mean_weight` (pull towards the mean latent),
+    `start_weight`, and `noise_weight` (added to the latent, gone by the middle of the steps). `label` for a network
+    with classes.
     """
 
     def check(self, item: Item, facts: Facts, critic: Facts | None) -> None:
@@ -62,9 +63,10 @@ class Guided:
             ):
                 continue
             raise BadInput(f"'{name}' must be {critic['text_dim']} features of a sentence.")
-        start = item.get("start")
-        if start is not None and (not isinstance(start, np.ndarray) or start.shape != self._shape(facts, space)):
-            raise BadInput(f"'start' must be a latent of shape {list(self._shape(facts, space))}.")
+        start, shapes = item.get("start"), [latents.shape_of(space, facts)]
+        shapes += [latents.shape_of("w+", facts)] if space == "s" else []
+        if start is not None and (not isinstance(start, np.ndarray) or start.shape not in shapes):
+            raise BadInput(f"'start' must be a latent of shape {list(shapes[0])}.")
         cutouts = item.get("cutouts", 0)
         if isinstance(cutouts, bool) or not isinstance(cutouts, int) or not 0 <= cutouts <= MAX_CUTOUTS:
             raise BadInput(f"There may be 0 to {MAX_CUTOUTS} cut-outs, not {cutouts!r}.")
@@ -88,6 +90,10 @@ class Guided:
             z = to_device(latents.z_from_seeds([seed], G.z_dim, G.z_distribution), device)
             latent = z[0].float() if space == "z" else G.mapping(z, label, psi=item.get("psi", 0.7))[0].float()
             latent = latent[0] if space == "w" else latent
+        mean = torch.zeros_like(latent) if space == "z" else G.w_avg.float().expand(G.num_ws, -1)
+        mean = mean[0] if space == "w" else mean
+        if space == "s":
+            latent, mean = (x if x.ndim == 1 else G.synthesis.to_styles(x[None])[0] for x in (latent, mean))
         away = item.get("away")
         text = torch.from_numpy(item["text"]).float().to(device)
         constants = {
@@ -95,7 +101,7 @@ class Guided:
             "away": torch.zeros_like(text) if away is None else torch.from_numpy(away).float().to(device),
             "pulls": torch.tensor([float(item.get(f"{name}_weight", 0.0)) for name in PULLS], device=device),
             "origin": latent.clone(),
-            "mean": torch.zeros_like(latent) if space == "z" else G.w_avg.float().expand_as(latent).clone(),
+            "mean": mean.clone(),
         }
         if label is not None:
             constants["label"] = label[0]
@@ -117,7 +123,11 @@ class Guided:
             images = G(shown, constants.get("label"))
         else:
             ws = shown[:, None].expand(-1, G.num_ws, -1) if space == "w" else shown
-            images = G.synthesis(ws, noise_mode="const")
+            paint = G.synthesis.from_styles if space == "s" else G.synthesis
+            how: dict[str, Any] = {"noise_mode": "const"}
+            if hasattr(G.synthesis, "from_styles"):  # it can stop where the CLIP takes in no more pixels
+                how["least"] = round(critic.image_size / (SMALLEST_CUT if cutouts else 1))
+            images = paint(ws, **how)
         seen = cut(images.float(), cutouts, draws, critic.image_size) if cutouts else images.float()
         features = critic.encode_image(seen).float().unflatten(0, (len(latent), max(1, cutouts)))
         loss = 1 - (features * constants["text"][:, None]).sum(2).mean(1)
@@ -125,10 +135,6 @@ class Guided:
         for weight, anchor in ((mean, constants["mean"]), (start, constants["origin"])):
             loss = loss + weight * (latent - anchor).square().flatten(1).mean(1)
         return loss
-
-    @staticmethod
-    def _shape(facts: Facts, space: str) -> tuple[int, ...]:
-        return {"z": (facts["z_dim"],), "w": (facts["w_dim"],), "w+": (facts["num_ws"], facts["w_dim"])}[space]
 
 
 def cut(images: Tensor, count: int, draws: list[torch.Generator], size: int) -> Tensor:

@@ -69,6 +69,7 @@ def facts_of(row: Checkpoint, network: Any, precision: str) -> dict[str, Any]:
         "c_dim": getattr(network, "c_dim", 0),
         "w_dim": getattr(network, "w_dim", 0),
         "num_ws": getattr(network, "num_ws", 0),
+        "s_dim": getattr(getattr(network, "synthesis", None), "s_dim", 0),
         "img_size": None if size is None else (int(size[0]), int(size[1])),
         "img_channels": getattr(network, "img_channels", 0),
         "z_distribution": getattr(network, "z_distribution", "normal"),

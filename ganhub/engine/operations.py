@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganhub import imaging
+from ganhub import imaging, latents
 from ganhub.engine import perception
 from ganhub.errors import BadInput, EngineError, GanHubError
 
@@ -133,7 +133,10 @@ def _check_map(item: Item, facts: Facts) -> None:
 
 def _check_synthesize(item: Item, facts: Facts) -> None:
     _need_w(facts)
-    check_array(item, "ws", (facts["num_ws"], facts["w_dim"]))
+    if "s" in item:
+        check_array(item, "s", latents.shape_of("s", facts))
+    else:
+        check_array(item, "ws", (facts["num_ws"], facts["w_dim"]))
     _check_noise(item, facts)
 
 
@@ -195,11 +198,16 @@ def _run_map(G: Any, facts: Facts, items: list[Item], device: torch.device) -> l
 def _synthesize(G: Any, ws: Tensor, items: list[Item], device: torch.device) -> Tensor:
     mode = _noise_mode(items[0])
     noise = own_noise(items, device) if mode == "random" else None
-    return G.synthesis(ws, noise_mode=mode, noise=noise)
+    return (G.synthesis if ws.ndim == 3 else G.synthesis.from_styles)(ws, noise_mode=mode, noise=noise)
 
 
 def _ws(items: list[Item], device: torch.device) -> Tensor:
-    return to_device(np.stack([item["ws"].astype(np.float32) for item in items]), device)
+    """Latents [N, num_ws, w_dim], or styles [N, s_dim]."""
+    return to_device(np.stack([item["s" if "s" in item else "ws"].astype(np.float32) for item in items]), device)
+
+
+def _kind_of_ws(item: Item) -> Hashable:
+    return _noise_mode(item), "s" in item
 
 
 def _run_synthesize(G: Any, facts: Facts, items: list[Item], device: torch.device) -> list[Answer]:
@@ -381,8 +389,8 @@ OPERATIONS: dict[str, Operation] = {
     "look": Operation(_check_look, _kind_of_pixels, _run_look),
     "describe": Operation(lambda item, facts: None, lambda item: None, _describe),
     "map": Operation(_check_map, lambda item: None, _run_map),
-    "synthesize": Operation(_check_synthesize, _noise_mode, _run_synthesize),
-    "render": Operation(_check_synthesize, _noise_mode, _run_render),
+    "synthesize": Operation(_check_synthesize, _kind_of_ws, _run_synthesize),
+    "render": Operation(_check_synthesize, _kind_of_ws, _run_render),
     "upscale": Operation(_check_upscale, _kind_of_pixels, _run_upscale),
     "generate": Operation(_check_generate, _noise_mode, _run_generate),
 }

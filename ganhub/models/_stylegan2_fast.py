@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganhub.errors import CheckpointError
+from ganhub.errors import BadInput, CheckpointError
 from ganhub.models import stylegan2 as plain
 from ganhub.models._fast_conv import Winograd, bfloat16_pays, convolve2d, fixed_conv
 from ganhub.models._ops import ACTIVATIONS, bias_act, upsample2d
@@ -77,10 +77,9 @@ class Layer(nn.Module):
             noise = (layer.noise_const * strength).to(outside)[None, None]
             self.register_buffer("noise", noise if self.strength else None, persistent=False)
 
-    def styles(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """w [N, w_dim] -> scales of the inputs [N, C_in] and of the outputs [N, C_out]."""
-        s = self.affine(w)
-        return s, (s.square() @ self.squares + 1e-8).rsqrt() * self.folded
+    def demodulate(self, s: Tensor) -> Tensor:
+        """Styles, the scales of the inputs [N, C_in] -> scales of the outputs [N, C_out]."""
+        return (s.square() @ self.squares + 1e-8).rsqrt() * self.folded
 
     def noise_for(self, mode: str, draw: plain.Noise, n: int) -> Tensor | None:
         """What the layer adds to n pictures: [1 or n, 1, H, W], or None."""
@@ -131,13 +130,9 @@ class RGB(nn.Module):
         self.register_buffer("weight", layer.weight.detach()[:, :, 0, 0].clone(), persistent=False)
         self.register_buffer("bias", layer.bias.detach()[:, None, None].clone(), persistent=False)
 
-    def styles(self, w: Tensor) -> Tensor:
-        """w [N, w_dim] -> scales [N, C]."""
-        return self.affine(w) * self.gain
-
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         n, c, h, width = x.shape
-        w = (self.weight * s[:, None]).to(x.dtype)
+        w = (self.weight * (s * self.gain)[:, None]).to(x.dtype)
         pixels = x.permute(0, 2, 3, 1).reshape(n, h * width, c)
         if n > 1:
             y = (pixels @ w.transpose(1, 2)).transpose(1, 2)
@@ -173,17 +168,23 @@ class Block(nn.Module):
         self.layers = [self.conv0, self.conv1] if hasattr(self, "conv0") else [self.conv1]
         self.one_by_one = any(layer.scale_weights for layer in self.layers)
 
-    def forward(self, x: Tensor | None, img: Tensor | None, ws: list[Any], noise: list[Tensor | None]) -> Any:
+    @property
+    def affines(self) -> list[FullyConnected]:
+        """What makes the styles: w [N, w_dim] -> [N, C], of the convolutions and then of the picture layer."""
+        found = [layer.affine for layer in self.layers]
+        return [*found, self.torgb.affine] if hasattr(self, "torgb") else found
+
+    def forward(self, x: Tensor | None, img: Tensor | None, styles: list[Tensor], noise: list[Tensor | None]) -> Any:
         if x is None:
-            x = self.const.expand(ws[0][0].shape[0], -1, -1, -1)
+            x = self.const.expand(styles[0].shape[0], -1, -1, -1)
         y: Tensor | None = self.skip(x, gain=sqrt(0.5)) if self.residual else None
-        for layer, (s, d), n in zip(self.layers, ws, noise, strict=False):
-            x = layer(x, s, d, n)
+        for layer, s, n in zip(self.layers, styles, noise, strict=False):
+            x = layer(x, s, layer.demodulate(s), n)
         x = x if y is None else y + x
         if img is not None:
             img = upsample2d(img, self.f)
         if hasattr(self, "torgb"):
-            y = self.torgb(x, ws[-1])
+            y = self.torgb(x, styles[-1])
             # Upsampling three channels is far faster in channels-last memory.
             img = y.contiguous(memory_format=torch.channels_last) if img is None else img + y
         return x, img
@@ -206,31 +207,86 @@ class Synthesis(nn.Module):
             self.together = 0
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, ws: Tensor, noise_mode: str = "const", noise: plain.Noise | None = None) -> Tensor:
+    def forward(
+        self, ws: Tensor, noise_mode: str = "const", noise: plain.Noise | None = None, least: int | None = None
+    ) -> Tensor:
+        """`least`: a picture of this side or the next larger one is enough; where the network draws one at every
+        resolution (`skip`), the layers beyond are left out."""
         plain.check_ws(ws, self.num_ws, self.w_dim, noise_mode)
-        ws = ws.float()
-        draw = noise or (lambda shape: torch.randn(shape, device=ws.device))
-        blocks = cast(list[Block], self.blocks)
-        drawn = [[layer.noise_for(noise_mode, draw, len(ws)) for layer in block.layers] for block in blocks]
-        x, img = self._run(range(self.together), ws, None, None, drawn)
-        if self.together == len(blocks):
+        return self._paint(self._styles(ws), noise_mode, noise, least)
+
+    @property
+    def s_dim(self) -> int:
+        """Width of the style space."""
+        return sum(self._widths)
+
+    @property
+    def _widths(self) -> list[int]:
+        return [len(affine.weight) for block in self._blocks for affine in block.affines]
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
+
+    def to_styles(self, ws: Tensor) -> Tensor:
+        """ws [N, num_ws, w_dim] -> the styles of all layers in turn, pictures' layers too: [N, s_dim] ("StyleSpace
+        Analysis", Wu et al., 2021, arXiv:2011.12799)."""
+        plain.check_ws(ws, self.num_ws, self.w_dim, "none")
+        return torch.cat([style for some in self._styles(ws) for style in some], dim=1)
+
+    def from_styles(
+        self, s: Tensor, noise_mode: str = "const", noise: plain.Noise | None = None, least: int | None = None
+    ) -> Tensor:
+        """s [N, s_dim] -> pictures, as `forward` draws them of ws.
+
+        Raises:
+            BadInput: the styles have another width.
+        """
+        if s.ndim != 2 or s.shape[1] != self.s_dim:
+            raise BadInput(f"This network has {self.s_dim} styles, not {list(s.shape[1:])}.")
+        parts = iter(s.float().split(self._widths, dim=1))
+        return self._paint([[next(parts) for _ in block.affines] for block in self._blocks], noise_mode, noise, least)
+
+    def _styles(self, ws: Tensor) -> list[list[Tensor]]:
+        """Of every resolution: of its convolutions, and of its picture layer, which has the last w of those."""
+        if self.together == 0 and len(ws) > 1:
+            rows = [self._styles(w[None]) for w in ws]
+            return [[torch.cat(parts) for parts in zip(*blocks, strict=True)] for blocks in zip(*rows, strict=True)]
+        found = []
+        for i, block in enumerate(self._blocks):
+            own = ws.float()[:, max(2 * i - 1, 0) : 2 * i + 2].unbind(dim=1)
+            which = [*range(len(block.layers)), len(own) - 1]
+            found.append([affine(own[k]) for affine, k in zip(block.affines, which, strict=False)])
+        return found
+
+    def _paint(
+        self, styles: list[list[Tensor]], noise_mode: str, noise: plain.Noise | None, least: int | None
+    ) -> Tensor:
+        count = len(styles[0][0])
+        draw = noise or (lambda shape: torch.randn(shape, device=styles[0][0].device))
+        blocks = self._blocks
+        if least is not None:
+            enough = (i for i, b in enumerate(blocks) if hasattr(b, "torgb") and min(b.conv1.size) >= least)
+            blocks = blocks[: next(enough, len(blocks) - 1) + 1]
+        drawn = [[layer.noise_for(noise_mode, draw, count) for layer in block.layers] for block in blocks]
+        together = min(self.together, len(blocks))
+        x, img = self._run(range(together), styles, None, None, drawn)
+        if together == len(blocks):
             return img
         pictures = []
-        for i in range(len(ws)):
+        for i in range(count):
             mine = [[n if n is None or len(n) == 1 else n[i : i + 1] for n in some] for some in drawn]
+            own = [[style[i : i + 1] for style in some] for some in styles]
             y, picture = (None if t is None else t[i : i + 1] for t in (x, img))
-            rest = range(self.together, len(blocks))
-            pictures.append(self._run(rest, ws[i : i + 1], y, picture, mine)[1])
+            rest = range(together, len(blocks))
+            pictures.append(self._run(rest, own, y, picture, mine)[1])
         return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
 
-    def _run(self, which: range, ws: Tensor, x: Any, img: Any, noise: list[list[Tensor | None]]) -> tuple[Any, Any]:
+    def _run(
+        self, which: range, styles: list[list[Tensor]], x: Any, img: Any, noise: list[list[Tensor | None]]
+    ) -> tuple[Any, Any]:
         for i in which:
-            block = cast(Block, self.blocks[i])
-            own = ws[:, max(2 * i - 1, 0) : 2 * i + 2].unbind(dim=1)
-            styles: list[Any] = [layer.styles(w) for layer, w in zip(block.layers, own, strict=False)]
-            if hasattr(block, "torgb"):
-                styles.append(block.torgb.styles(own[-1]))
-            x, img = block(x, img, styles, noise[i])
+            x, img = self.blocks[i](x, img, styles[i], noise[i])
         return x, img
 
 

@@ -244,6 +244,8 @@ def _ws(
         jobs = [_job(request, row, "map", z=z.astype(np.float64), **how) for z in z]
         return np.stack((yield from gather(engine, row, jobs, ""))).astype(np.float32)
 
+    if saved.space == "s":
+        raise BadInput("Saved styles cannot be moved, mixed or morphed; save the latent in w or w+.")
     if saved.space == "z":
         return (yield from mapped(saved.values, saved.psi, saved.cutoff))
     ws = saved.values.astype(np.float32)

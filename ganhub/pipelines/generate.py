@@ -21,7 +21,7 @@ from PIL import Image
 from ganhub import imaging
 from ganhub.engine import Job
 from ganhub.errors import BadInput, EngineError
-from ganhub.latents import Latents, load_latents, parse_layers, parse_seeds, path, truncate, z_from_seeds
+from ganhub.latents import Latents, load_latents, parse_layers, parse_seeds, path, shape_of, truncate, z_from_seeds
 from ganhub.latents import mix as mix_styles
 from ganhub.pipelines._work import answers_of, imaged, load, loading, provenance
 from ganhub.pipelines.requests import (
@@ -114,6 +114,9 @@ class _Source:
 
     def from_ws(self, request: Request, ws: np.ndarray, seed: int) -> Job:
         return self.job(request, "synthesize", ws=ws, noise_mode=request.noise_mode, seed=seed)
+
+    def from_s(self, request: Request, s: np.ndarray, seed: int) -> Job:
+        return self.job(request, "synthesize", s=s, noise_mode=request.noise_mode, seed=seed)
 
     def ws(self, request: Request, z: np.ndarray, psi: float | None = None) -> np.ndarray:
         """z [N, z_dim] -> truncated ws [N, num_ws, w_dim]."""
@@ -227,7 +230,7 @@ def fitted(saved: Latents, row: Checkpoint, sha256: str, facts: dict[str, Any]) 
         raise BadInput(f"These latents belong to '{saved.checkpoint[:60]}', not to '{row.id}'; choose that checkpoint.")
     if saved.space != "z" and not facts["w_dim"]:
         raise BadInput(f"'{row.id}' has no intermediate latent; only latents of the space z fit it.")
-    want = {"z": (facts["z_dim"],), "w": (facts["w_dim"],), "w+": (facts["num_ws"], facts["w_dim"])}[saved.space]
+    want = shape_of(saved.space, facts)
     if saved.values.shape[1:] != want:
         shape = " x ".join(map(str, saved.values.shape[1:]))
         raise BadInput(f"These latents have {shape} numbers each; '{row.id}' wants {' x '.join(map(str, want))}.")
@@ -239,6 +242,12 @@ def _jobs_of_latents(source: _Source, request: GenerateRequest, values: Latents)
     if values.space == "z":
         for z, seed in zip(values.values, seeds, strict=True):
             yield source.from_z(request, z.astype(np.float64), seed)
+        return
+    if values.space == "s":
+        if request.psi != 1:
+            raise BadInput("Styles are not truncated; leave psi at 1, or save the latent in w or w+.")
+        for s, seed in zip(values.values, seeds, strict=True):
+            yield source.from_s(request, s.astype(np.float32), seed)
         return
     ws = values.values
     if values.space == "w":

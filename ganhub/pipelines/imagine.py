@@ -20,7 +20,7 @@ import numpy as np
 from ganhub import imaging
 from ganhub.engine import Fit, Job
 from ganhub.errors import BadInput, EngineError
-from ganhub.latents import Latents, check_seeds, z_from_seeds
+from ganhub.latents import Latents, check_seeds, shape_of, z_from_seeds
 from ganhub.pipelines._work import PATIENCE, answers_of, gather, imaged, load, loading, provenance
 from ganhub.pipelines.requests import PRECISIONS, Picture, Progress, choice, number, whole
 from ganhub.pipelines.sentences import checked
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ganhub.engine import Engine
 
 WAYS = ("stackgan", "guided", "instant")
-SPACES = ("w", "w+", "z")
+SPACES = ("w", "w+", "s", "z")
 SAMPLES = 512
 """Pictures that a CLIP looks at before it can answer at once."""
 RIDGE = 0.02
@@ -228,6 +228,7 @@ def _guided(engine: Engine, request: ImagineRequest, row: Checkpoint) -> Generat
     eyes, sha256, facts, text, away = yield from _ready(engine, request, row)
     if request.space != "z" and not facts["w_dim"]:
         raise BadInput(f"'{row.id}' has no intermediate latent; choose the space z.")
+    shape_of(request.space, facts)
     starts = yield from _starts(engine, request, row, facts, eyes, text)
     pulls = {f"{n}_weight": getattr(request, f"{n}_weight") for n in ("away", "mean", "start", "noise")}
     item = {"text": text, "away": away, "space": request.space, "psi": request.psi, "cutouts": request.cutouts, **pulls}
@@ -389,8 +390,9 @@ def _fitting(start: Latents, space: str, row: Checkpoint, facts: dict[str, Any])
         raise BadInput(f"The saved latent belongs to '{start.checkpoint[:60]}', not to '{row.id}'.")
     if (start.space == "z") != (space == "z"):
         raise BadInput(f"The saved latent is of the space {start.space}; choose that space.")
-    want = {"z": (facts["z_dim"],), "w": (facts["w_dim"],), "w+": (facts["num_ws"], facts["w_dim"])}[space]
-    if space == "w+" and latent.shape == (facts["w_dim"],):
+    want = shape_of(start.space if space == "s" else space, facts)
+    if space in ("w+", "s") and latent.shape == (facts["w_dim"],):
+        want = shape_of("w+", facts)
         latent = np.repeat(latent[None], facts["num_ws"], 0)
     if latent.shape != want:
         raise BadInput(f"The saved latent has the shape {list(latent.shape)}; the space {space} wants {list(want)}.")
@@ -450,13 +452,20 @@ def _drawn(
     name: str,
 ) -> Generator[Progress, None, Picture]:
     """The picture of a latent."""
-    if about["way"] == "guided" and request.space == "z":
-        job = _job(request, row, "generate", z=latent.astype(np.float64), label=0 if facts["c_dim"] else None)
-    else:
-        ws = np.repeat(latent[None], facts["num_ws"], 0) if latent.ndim == 1 else latent
-        job = _job(request, row, "synthesize", ws=ws.astype(np.float32))
+    space = request.space if about["way"] == "guided" else "w"
+    job = Job(row.id, *of_latent(space, latent, facts), request.visitor, request.precision)
     pixels = yield from _one(engine, row, job)
     return imaged(imaging.to_pil(pixels), about, name)
+
+
+def of_latent(space: str, latent: np.ndarray, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Operation and item that draw the picture of a latent."""
+    if space == "z":
+        return "generate", {"z": latent.astype(np.float64), "label": 0 if facts["c_dim"] else None}
+    if space == "s":
+        return "synthesize", {"s": latent.astype(np.float32)}
+    ws = np.repeat(latent[None], facts["num_ws"], 0) if space == "w" else latent
+    return "synthesize", {"ws": ws.astype(np.float32)}
 
 
 def _about(

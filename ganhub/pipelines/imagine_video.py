@@ -16,7 +16,7 @@ from ganhub.engine import Job
 from ganhub.errors import BadInput
 from ganhub.latents import Latents, path, z_from_seeds
 from ganhub.pipelines._work import answers_of, imaged, load, loading, provenance
-from ganhub.pipelines.imagine import ImagineRequest, ImagineResult, imagine, way_of
+from ganhub.pipelines.imagine import ImagineRequest, ImagineResult, imagine, of_latent, way_of
 from ganhub.pipelines.requests import Picture, Progress, whole
 from ganhub.registry import Checkpoint
 
@@ -136,13 +136,9 @@ def _along(
     ends = [latents.values[0].astype(np.float32) for latents in (first, last)]
     if ends[0].shape != ends[1].shape:
         raise BadInput("The two pictures have latents of different spaces; choose one space for both.")
-    if last.space == "z":
-        label = 0 if facts["c_dim"] else None
-        way = path(np.stack(ends).astype(np.float64), frames - 1, method="slerp", easing="smooth")
-        return (_job(a, row, "generate", z=z, label=label) for z in way)
-    way = path(np.stack(ends), frames - 1, easing="smooth").astype(np.float32)
-    wide = way if way.ndim == 3 else np.repeat(way[:, None], facts["num_ws"], 1)
-    return (_job(a, row, "synthesize", ws=ws) for ws in wide)
+    method = "slerp" if last.space == "z" else "linear"
+    way = path(np.stack(ends).astype(np.float64), frames - 1, method=method, easing="smooth")
+    return (Job(row.id, *of_latent(last.space, latent, facts), a.visitor, a.precision) for latent in way)
 
 
 def _found(engine: Engine, request: ImagineRequest, words: str) -> Generator[Progress, None, Latents]:

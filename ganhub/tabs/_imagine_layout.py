@@ -122,7 +122,7 @@ class Layout:
             controls["lr"] = self._number("lr", 0.005, 0.5, 0.005, "Learning rate")
         controls["space"] = gr.Radio(
             list(SPACES), value=DEFAULTS["space"], label="Latent that is moved",
-            info="w+ moves each layer for itself: fits more, strays further",
+            info="w+ moves each layer for itself, s each channel (StyleGAN2): fits more, strays further",
         )  # fmt: skip
         with gr.Row():
             controls["candidates"] = gr.Slider(
