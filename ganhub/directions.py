@@ -239,6 +239,36 @@ def open_direction(
     return read_direction(row, hub.fetch(row, progress=progress), int(part) if part else None)
 
 
+def load_direction(path: str | Path, name: str | None = None) -> Direction:
+    """A direction that `save_direction` wrote, with everything that it says of itself.
+
+    Raises:
+        BadInput: the file was not written by it.
+        CheckpointError: it is damaged.
+    """
+    from ganhub import checkpoint
+
+    name = name or Path(path).name
+    raw = checkpoint.read(path)
+    about = raw.extra.get("direction")
+    if raw.format != "ganhub" or raw.extra.get("family") != "direction" or not isinstance(about, dict):
+        raise BadInput(f"{name} is no direction saved by GAN Hub; files of others need a row that says whose they are.")
+    try:
+        layers = about["layers"]
+        return Direction(
+            id=str(about["id"])[:100],
+            title=str(about["title"])[:60],
+            space=about["space"],
+            vector=raw.networks["direction"].tensors["vector"].float().numpy(),
+            unit=float(about["unit"]),
+            layers=(int(layers[0]), int(layers[1])) if layers else None,
+            generator=dict(about["generator"]),
+            card=dict(about["card"]),
+        )
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise BadInput(f"{name} is damaged: what it says of itself cannot be read.") from error
+
+
 def save_direction(direction: Direction, path: str | Path) -> Path:
     """Write a direction as safetensors, with its card in the header.
 

@@ -10,6 +10,7 @@ from ganhub.directions import (
     UNIT,
     Direction,
     cosine,
+    load_direction,
     move,
     open_direction,
     orthogonal,
@@ -108,6 +109,12 @@ def test_what_is_saved_is_read_back(tmp_path, space, shape):
     read = read_direction(row_of(path, id="mine", generator=generator, title="Mine"), path)
     np.testing.assert_array_equal(read.vector, made.vector)
     assert (read.space, read.unit, read.layers, read.card) == (space, 2.5, (1, 3), {"accuracy": 0.9})
+    alone = load_direction(path)
+    assert np.array_equal(alone.vector, made.vector) and alone.card == made.card
+    assert (alone.id, alone.title, alone.generator, alone.layers) == ("mine", "Mine", generator, (1, 3))
+    np.save(tmp_path / "d.npy", VECTOR)
+    with pytest.raises(BadInput, match="d.npy is no direction saved by GAN Hub"):
+        load_direction(tmp_path / "d.npy")
     with pytest.raises(BadInput, match="cannot be written"):
         save_direction(made, path / "below" / "d.safetensors")
 

@@ -22,7 +22,8 @@ each_generator = pytest.mark.parametrize("row", GENERATORS, ids=lambda row: row.
 
 
 def test_something_is_embedded_and_every_file_has_its_row():
-    assert {"dcgan-fruit-64", "mlp-gan-digits"} <= {row.id for row in ROWS} <= set(SHIPPED)  # each can be remade
+    trained = {row.id for row in ROWS if "direction" not in row.task}
+    assert {"dcgan-fruit-64", "mlp-gan-digits"} <= trained <= set(SHIPPED)  # each can be remade
     assert {row.source.embedded for row in ROWS} == {file.name for file in (PACKAGE / "embedded").iterdir()}
 
 
@@ -72,7 +73,9 @@ def test_pictures_differ(row, network):
 
 @each
 def test_every_row_has_an_honest_card(row):
-    card = (CARDS / f"{row.id}.md").read_text(encoding="utf-8")
+    name = "directions" if "direction" in row.task else row.id  # all directions stand in one table
+    card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
+    assert row.id in card
     if row in GENERATORS:
         assert f"({row.id}.png)" in card and (CARDS / f"{row.id}.png").stat().st_size < 300_000
     for heading in ("## Training", "## What was measured", "## Limits"):

@@ -1,19 +1,22 @@
 """Learning a direction: the statistics against a reference, and the pipeline on small generators."""
 
+import json
 from dataclasses import replace
 
 import learn_rig as rig
 import numpy as np
 import pytest
 
+from ganhub.cli import main
 from ganhub.directions import Direction, move, open_direction, orthogonal
 from ganhub.engine import Engine
 from ganhub.errors import BadInput, RegistryError
 from ganhub.imaging import VideoSource, read_provenance
 from ganhub.latents import Latents
 from ganhub.metrics import directions as stats
+from ganhub.pipelines.found import find_directions
 from ganhub.pipelines.generate import generate
-from ganhub.pipelines.labels import Attribute, Labelling, Marked, Sentences, attributes_of, read_table
+from ganhub.pipelines.labels import Attribute, Labelling, Marked, Piles, Sentences, attributes_of, read_table
 from ganhub.pipelines.learn import LearnRequest, keep, learn, slug
 from ganhub.pipelines.requests import GenerateRequest
 from ganhub.pipelines.slide import SlideRequest, slide
@@ -247,7 +250,7 @@ def test_labelling_step_by_step():
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     rows = read_rows(rig.write_rows(tmp_path_factory.mktemp("rows")))
-    features = [row for row in load_registry() if row.id == "features-small"]
+    features = [row for row in load_registry() if row.id in ("features-small", "lpips-vgg", "vgg16")]
     engine = Engine(Registry([*rows, *features]), device="cpu")
     yield engine
     engine.close()
@@ -412,3 +415,97 @@ def test_directions_of_others_are_refused(engine, learned):
 def test_requests_that_cannot_be_answered(engine, learned, change, told):
     with pytest.raises(BadInput, match=told):
         last(slide(engine, SlideRequest("planted", learned.direction, **change)))
+
+
+# Photos, and what nobody labelled
+
+
+@pytest.mark.slow
+def test_two_piles_of_photos(engine, tmp_path):
+    """Pictures of the generator's own stand in for photos: which are red is known."""
+    pictures = last(generate(engine, GenerateRequest("planted", seeds=range(40), psi=0.7))).images
+    red = np.array([np.asarray(p)[..., 0].mean() for p in pictures])
+    piles = {True: [], False: []}
+    for place in (*red.argsort()[:7], *red.argsort()[-7:]):
+        pictures[place].save(tmp_path / f"{place}.png")
+        piles[bool(red[place] > np.median(red))].append((f"{place}.png", tmp_path / f"{place}.png"))
+    (tmp_path / "no.png").write_text("no photo")
+    piles[True].append(("no.png", tmp_path / "no.png"))
+    with pytest.raises(BadInput, match="consent"):
+        last(learn(engine, LearnRequest("planted", "Red", Piles(piles[True], piles[False]))))
+    given = Piles(piles[True], piles[False], consent=True, steps=6)
+    result = last(learn(engine, LearnRequest("planted", "Red", given, effect=8)))
+    assert result.notes[0].startswith("Left out, photo 8 with") and "no.png" not in result.notes[0]
+    assert result.direction.card["labels"].startswith("photos, 7 with and 7")
+    assert result.effect.lines["red"][-1] > 0.5
+
+
+@pytest.mark.parametrize("way", ["sefa", "ganspace"])
+def test_directions_that_nobody_labelled(engine, way):
+    found = last(find_directions(engine, "planted", way, 3, samples=300))
+    assert [d.id for d in found] == [f"direction-planted-{way}-{k}" for k in range(3)]
+    shares = [d.card["share"] for d in found]
+    assert shares == sorted(shares, reverse=True) and abs(cosine(found[0].vector, found[1].vector)) < 1e-5
+    with pytest.raises(BadInput, match="no 17 "):
+        last(find_directions(engine, "planted", way, 17, samples=300))
+    with pytest.raises(BadInput, match="no intermediate latent"):
+        last(find_directions(engine, "planted-z", way))
+
+
+# The command
+
+
+@pytest.fixture
+def command(tmp_path, capsys):
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    file = rig.write_rows(rows)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["direction", *map(str, arguments), "--registry", str(file)])
+        said = capsys.readouterr()
+        assert ended.value.code in (0, None), said.err
+        return said.out
+
+    return run
+
+
+def test_learn_apply_and_compare_from_a_shell(command, engine, tmp_path):
+    marked = clicked(engine, 120)
+    lines = [f"{seed},{int(value)}" for seed, value in zip(marked.seeds, marked.values, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["seed,label", *lines]))
+    out = tmp_path / "out"
+    said = command("learn", "planted", "--name", "Red", "--table", tmp_path / "t.csv", "--out", out)
+    file = out / "direction-planted-red.safetensors"
+    assert "held-out accuracy" in said and "of 100 shuffles" in said and file.exists()
+    assert {p.suffix for p in out.iterdir()} == {".safetensors", ".yaml", ".png"}
+    assert read_rows(out / "direction-planted-red.yaml")[0].id == "direction-planted-red"
+    how = ("--strengths", "-1,1", "--seeds", "0", "--out", out / "strip", "--json")
+    written = json.loads(command("apply", "planted", file, *how))["written"]
+    assert len(written) == 3 and written[0]["provenance"]["moves"][0]["strength"] == -1
+    command("find", "planted", "ganspace", "--count", "2", "--out", out)
+    files = [out / f"direction-planted-ganspace-{k}.safetensors" for k in (0, 1)]
+    table = json.loads(command("compare", "planted", file, *files, "--json"))
+    assert table["direction-planted-red"]["direction-planted-red"] == 1
+    film = out / "red.mp4"
+    command("apply", "planted", file, "--strengths", "-1,1", "--seeds", "0", "--frames", "3", "--out", film)
+    assert VideoSource(film).frames == 4
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["learn", "planted", "--name", "Red"], "Name one source of labels"),
+        (["learn", "planted", "--name", "Red", "--against", "x"], "--against with --text"),
+        (["learn", "planted", "--name", "Red", "--with", "here"], "two piles"),
+        (["learn", "planted", "--name", "Red", "--attribute", "planted-judge"], "says nothing of ''"),
+        (["apply", "planted", "no-such"], "no checkpoint 'no-such'"),
+        (["compare", "planted"], "name at least two"),
+    ],
+)
+def test_what_the_command_refuses(arguments, told, tmp_path, capsys):
+    file = rig.write_rows(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["direction", *arguments, "--registry", str(file)])
+    assert ended.value.code == 2 and told in capsys.readouterr().err

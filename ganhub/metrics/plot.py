@@ -27,7 +27,7 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         (("nearest_1_percent", "generated"), ("real_nearest_1_percent", "real")),
     ),
 )
-COLOURS = ("#1f6fb2", "#d1603d")
+COLOURS = ("#1f6fb2", "#d1603d", "#3f8f4f", "#8a5fb0", "#8a8a2a", "#3aa0a0", "#777777")
 WIDTH, HEIGHT = 560, 340
 LEFT, RIGHT, TOP, BOTTOM = 78, 24, 50, 52
 INK, FAINT = "#222222", "#dddddd"
@@ -62,7 +62,30 @@ def _points(lines: Iterable[dict[str, Any]], key: str) -> list[tuple[float, floa
     return [(float(x), float(y)) for x, y in pairs if x is not None and y is not None and math.isfinite(y)]
 
 
-def _panel(title: str, curves: Sequence[tuple[str, list[tuple[float, float]]]]) -> Image.Image:
+def effect_plot(effect: dict[str, Any]) -> Image.Image:
+    """What a direction does along its slider: the scores that change, and how alike the pictures stay.
+
+    Args:
+        effect: `strengths`, `change` (a list for each score, in standard deviations) and `likeness`.
+    """
+    strengths = effect["strengths"]
+    changes = [(name, list(zip(strengths, values, strict=True))) for name, values in effect["change"].items()]
+    words = changes[0][0]
+    changes[0] = ("the attribute", changes[0][1])
+    sheet = Image.new("RGB", (2 * WIDTH, HEIGHT + 26), "white")
+    sheet.paste(_panel("Change, in standard deviations", changes, "strength"), (0, 0))
+    alike = [("", list(zip(strengths, effect["likeness"], strict=True)))]
+    sheet.paste(_panel("Likeness to the unmoved picture", alike, "strength"), (WIDTH, 0))
+    font = ImageFont.load_default(13)
+    ImageDraw.Draw(sheet).text((LEFT, HEIGHT + 10), f"Attribute: {words}", "#555555", font, anchor="lm")
+    return sheet
+
+
+def _panel(
+    title: str,
+    curves: Sequence[tuple[str, list[tuple[float, float]]]],
+    below: str = "kimg (thousand real pictures seen)",
+) -> Image.Image:
     panel = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(panel)
     font, small = ImageFont.load_default(16), ImageFont.load_default(13)
@@ -88,7 +111,7 @@ def _panel(title: str, curves: Sequence[tuple[str, list[tuple[float, float]]]]) 
         draw.line([(at, floor), (at, floor + 5)], INK)
         draw.text((at, floor + 16), f"{x:g}", INK, small, anchor="mm")
     draw.line([(LEFT, TOP), (LEFT, HEIGHT - BOTTOM), (WIDTH - RIGHT, HEIGHT - BOTTOM)], INK)
-    draw.text(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14), "kimg (thousand real pictures seen)", INK, small, anchor="mm")
+    draw.text(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14), below, INK, small, anchor="mm")
     key = WIDTH - RIGHT
     for (words, points), colour in reversed(list(zip(curves, COLOURS, strict=False))):
         spots = [place(*point) for point in points]

@@ -48,7 +48,7 @@ class LearnRequest:
     """What the direction is called: `Sunglasses`."""
     source: Marked | Sentences | Attribute | Piles
     space: str | None = None
-    """`z`, `w` or `w+`; None is w where the generator has one (photos: w+)."""
+    """`z`, `w` or `w+`; None is w where the generator has one, or the space of the saved latents."""
     layers: tuple[int, int] | None = None
     """w+: learn from these layers only, first and last; in w the slider moves these only."""
     method: str = "svm"
@@ -182,7 +182,7 @@ def _space(source: Source, request: LearnRequest) -> str:
         return request.space
     if isinstance(request.source, Marked) and request.source.latents is not None:
         return request.source.latents.space
-    return "w+" if isinstance(request.source, Piles) and source.facts["w_dim"] else source.space
+    return source.space
 
 
 def _layers(source: Source, request: LearnRequest, space: str) -> tuple[int, int]:
@@ -206,9 +206,9 @@ def _gathered(
     if isinstance(given, Piles):
         from ganhub.pipelines.piles import projected
 
-        found, labels = yield from projected(source, given, notes)
-        words = f"photos: {int(labels.sum())} with, {int((~labels).sum())} without, projected"
-        return _into(found, space), labels.astype(int), None, words
+        found, labels = yield from projected(source, given, space, notes)
+        words = f"photos, {int(labels.sum())} with and {int((~labels).sum())} without, projected"
+        return found, labels.astype(int), None, words
     if isinstance(given, Marked):
         if given.latents is None:
             latents = yield from source.latents(given.seeds, space)
@@ -319,24 +319,28 @@ def slug(name: str) -> str:
 
 
 def _direction(source: Source, request: LearnRequest, space: str, vector: np.ndarray, between: np.ndarray) -> Direction:
-    facts, row = source.facts, source.row
     unit = float((between * vector).sum()) / float((vector**2).sum())  # where a vector of length 1 is what is kept
     unit *= float(np.sqrt((vector**2).sum(-1).mean()))
     if unit <= 0:
         raise BadInput("Nothing of the attribute is left once the others are held still; hold fewer of them still.")
-    generator: dict[str, Any] = {"family": row.family, "dataset": row.dataset, "space": space}
-    generator |= {"w_dim": facts["w_dim"]} if facts["w_dim"] else {}
-    generator |= {"resolution": row.resolution} if isinstance(row.resolution, int) else {}
-    generator |= {"sha256": source.sha256} if source.sha256 else {}
     return Direction(
-        id=f"direction-{row.id}-{slug(request.name)}",
+        id=f"direction-{source.row.id}-{slug(request.name)}",
         title=request.name,
         space=space,
         vector=vector,
         unit=unit,
         layers=request.layers,
-        generator=generator,
+        generator=belonging(source, space),
     )
+
+
+def belonging(source: Source, space: str) -> dict[str, Any]:
+    """Whose direction it is: as much of the generator as is known."""
+    row, w_dim = source.row, source.facts["w_dim"]
+    generator: dict[str, Any] = {"family": row.family, "dataset": row.dataset, "space": space}
+    generator |= {"w_dim": w_dim} if w_dim else {}
+    generator |= {"resolution": row.resolution} if isinstance(row.resolution, int) else {}
+    return generator | ({"sha256": source.sha256} if source.sha256 else {})
 
 
 def row_of(direction: Direction, generator: Checkpoint, file: str | Path = "") -> Checkpoint:

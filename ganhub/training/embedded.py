@@ -34,7 +34,7 @@ from ganhub import checkpoint, imaging, models
 from ganhub.data.dataset import PictureSet, write_set
 from ganhub.errors import BadInput, GanHubError, TrainingError
 from ganhub.metrics import snapshots
-from ganhub.training import char_cnn_rnn, clip, dcgan, features, loop, mlp_gan, srgan, stackgan, stylegan2
+from ganhub.training import attributes, char_cnn_rnn, clip, dcgan, features, loop, mlp_gan, srgan, stackgan, stylegan2
 from ganhub.training.workers import Workers
 
 PACKAGE = Path(__file__).parent.parent
@@ -107,6 +107,19 @@ def gan(*stages: Stage) -> Callable[[Given, Path], Path]:
 def small_features(given: Given, out: Path) -> Path:
     fruit, portraits = (PictureSet(given.data / f"{name}.zip") for name in ("fruit", "portraits"))
     features.train(fruit, portraits, out, features.Recipe(), steps=6000)
+    return out / "G.safetensors"
+
+
+def portrait_attributes(given: Given, out: Path) -> Path:
+    data = PictureSet(given.data / "portraits.zip")
+    answers = attributes.portraits(data, CARDS / "portraits-marks.csv")
+    attributes.train(data, *answers, attributes.PORTRAITS, attributes.Recipe(), out)
+    return out / "G.safetensors"
+
+
+def fruit_attributes(given: Given, out: Path) -> Path:
+    data = PictureSet(given.data / "fruit.zip")
+    attributes.train(data, *attributes.fruit(data), attributes.FRUIT, attributes.Recipe(), out)
     return out / "G.safetensors"
 
 
@@ -183,6 +196,8 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
         )
     ),
     "features-small": small_features,
+    "attributes-portraits": portrait_attributes,
+    "attributes-fruit": fruit_attributes,
     "eyes": eyes,
 }
 
