@@ -323,4 +323,5 @@ class Judges:
 
 def on(faces: Faces, device: torch.device) -> Faces:
     """The same on a device."""
-    return Faces(faces.pictures.to(device), faces.about, faces.ages.to(device), faces.held_out, faces.mask.to(device))
+    ages, held_out, mask = (part.to(device) for part in (faces.ages, faces.held_out, faces.mask))
+    return Faces(faces.pictures.to(device), faces.about, ages, held_out, mask)
