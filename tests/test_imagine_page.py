@@ -6,13 +6,12 @@ from contextlib import contextmanager
 
 import pytest
 from imagine_rig import write_imaginers
-from page_rig import App, chromium
-from test_page import CONTRAST, FLAGS, is_local
+from page_rig import CONTRAST, App, chromium, launched, page_at
 
 from ganhub.imaging import read_provenance
 from ganhub.latents import load_latents
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("open_clip", reason="needs the extra `clip`")
 
 pytestmark = [
@@ -35,32 +34,19 @@ def app(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    with playwright.sync_playwright() as driver:
-        folder = str(tmp_path_factory.mktemp("profile"))
-        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS, downloads_path=folder)
+    with launched(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
-        browser.close()
 
 
 @contextmanager
 def opened(browser, app, width=1280, height=900, **how):
     """A page, with the tiny networks chosen."""
-    context = browser.new_context(viewport={"width": width, "height": height}, **how)
-    context.set_default_timeout(90_000)
-    page = context.new_page()
-    outside, complaints = [], []
-    page.on("request", lambda r: outside.append(r.url) if not is_local(r.url) else None)
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: complaints.append(str(e)))
-    page.goto(app.url + "/?tab=imagine")
-    page.wait_for_selector(f"{NOTE}:has-text('A first look.')")
-    page.wait_for_selector(PICTURES)
-    page.wait_for_timeout(800)
-    choose(page, "tiny-painter")
-    yield page
-    assert not outside, f"the page asked {outside}"
-    assert not complaints, complaints
-    context.close()
+    with page_at(browser, f"{app.url}/?tab=imagine", width, height, patience=90, **how) as page:
+        page.wait_for_selector(f"{NOTE}:has-text('A first look.')")
+        page.wait_for_selector(PICTURES)
+        page.wait_for_timeout(800)
+        choose(page, "tiny-painter")
+        yield page
 
 
 def choose(page, network):

@@ -5,63 +5,19 @@ from contextlib import contextmanager
 from urllib.parse import parse_qs, urlparse
 
 import pytest
-from page_rig import App, chromium
+from page_rig import CONTRAST, App, chromium, launched, page_at
 from tiny import write_registry
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine"),
 ]
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SEEDS = "#generate-seeds textarea, #generate-seeds input"
 PICTURES = "#generate-gallery .thumbnail-item img"
 NOTE = "#generate-note .progress"
-
-# Every text on the page against the colour that it stands on (WCAG 2: 4.5, or 3 for large and bold text).
-CONTRAST = """
-() => {
-  const paint = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const parse = (colour) => {  // any CSS colour, oklch and color-mix included
-    paint.clearRect(0, 0, 1, 1);
-    paint.fillStyle = colour;
-    paint.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = paint.getImageData(0, 0, 1, 1).data;
-    return [r, g, b, a / 255];
-  };
-  const over = (top, under) => top.slice(0, 3).map((v, i) => v * top[3] + under[i] * (1 - top[3])).concat(1);
-  const light = (c) => {
-    const [r, g, b] = c.map((v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const background = (e) => {
-    const layers = [];
-    for (; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor));
-    return layers.reverse().reduce((under, top) => over(top, under), [255, 255, 255, 1]);
-  };
-  const found = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const text = walker.currentNode.textContent.trim(), e = walker.currentNode.parentElement;
-    if (!text || !e.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
-    if (e.closest('button:disabled, script, style, .toast-wrap')) continue;
-    const style = getComputedStyle(e), under = background(e), above = over(parse(style.color), under);
-    const [a, b] = [light(above), light(under)].sort((x, y) => y - x);
-    const large = parseFloat(style.fontSize) >= 18.6 && style.fontWeight >= 700;
-    found.push([(a + 0.05) / (b + 0.05), large ? 3 : 4.5, text.slice(0, 40)]);
-  }
-  return found;
-}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -73,34 +29,17 @@ def app(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    with playwright.sync_playwright() as driver:
-        folder = str(tmp_path_factory.mktemp("profile"))
-        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS, downloads_path=folder)
+    with launched(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
-        browser.close()
 
 
 @contextmanager
 def opened(browser, app, query="?checkpoint=tiny&seeds=0-3&psi=0.7", width=1280, height=900, **how):
-    """A page, and what it asked for outside and wrote on its console."""
-    context = browser.new_context(viewport={"width": width, "height": height}, **how)
-    context.set_default_timeout(60_000)
-    page = context.new_page()
-    outside, complaints = [], []
-    page.on("request", lambda r: outside.append(r.url) if not is_local(r.url) else None)
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: complaints.append(str(e)))
-    page.goto(app.url + "/" + query)
-    page.wait_for_selector(PICTURES)
-    settled(page)
-    yield page
-    assert not outside, f"the page asked {outside}"
-    assert not complaints, complaints
-    context.close()
-
-
-def is_local(url):
-    return urlparse(url).scheme in ("data", "blob", "about") or urlparse(url).hostname == "127.0.0.1"
+    """A page with pictures on it."""
+    with page_at(browser, f"{app.url}/{query}", width, height, **how) as page:
+        page.wait_for_selector(PICTURES)
+        settled(page)
+        yield page
 
 
 def settled(page):

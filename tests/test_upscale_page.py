@@ -4,15 +4,14 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from page_rig import App, chromium
+from page_rig import CONTRAST, App, chromium, launched, page_at
 from PIL import Image
-from test_page import CONTRAST, FLAGS, is_local
 from upscale_rig import write_upscalers
 
 from ganhub.imaging import read_provenance
 from ganhub.tabs.upscale import EXAMPLES
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,40 +31,26 @@ def app(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    with playwright.sync_playwright() as driver:
-        folder = str(tmp_path_factory.mktemp("profile"))
-        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS, downloads_path=folder)
+    with launched(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
-        browser.close()
 
 
 @contextmanager
 def opened(browser, app, width=1280, height=900, tiny=True, **how):
-    """A page with two tiny networks compared, and what it asked for outside and wrote on its console."""
-    context = browser.new_context(viewport={"width": width, "height": height}, **how)
-    context.set_default_timeout(60_000)
-    page = context.new_page()
-    outside, complaints = [], []
-    page.on("request", lambda r: outside.append(r.url) if not is_local(r.url) else None)
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    page.on("response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    page.on("pageerror", lambda e: complaints.append(str(e)))
-    page.goto(app.url + "/?tab=upscale")
-    page.wait_for_selector(f"{NOTE}:has-text('A first look.')")
-    page.wait_for_selector(PANES)
-    page.wait_for_timeout(800)
-    if tiny:
-        choose(page, "tiny-x4")
-        if page.locator("#upscale-others .remove-all").count():
-            page.click("#upscale-others .remove-all")
-        with looking(page):
-            page.fill("#upscale-others input", "tiny-other")
-            page.get_by_role("option", name="Tiny-Other").last.click()
-        page.keyboard.press("Escape")
-    yield page
-    assert not outside, f"the page asked {outside}"
-    assert not complaints, complaints
-    context.close()
+    """A page with two tiny networks compared."""
+    with page_at(browser, f"{app.url}/?tab=upscale", width, height, **how) as page:
+        page.wait_for_selector(f"{NOTE}:has-text('A first look.')")
+        page.wait_for_selector(PANES)
+        page.wait_for_timeout(800)
+        if tiny:
+            choose(page, "tiny-x4")
+            if page.locator("#upscale-others .remove-all").count():
+                page.click("#upscale-others .remove-all")
+            with looking(page):
+                page.fill("#upscale-others input", "tiny-other")
+                page.get_by_role("option", name="Tiny-Other").last.click()
+            page.keyboard.press("Escape")
+        yield page
 
 
 @contextmanager

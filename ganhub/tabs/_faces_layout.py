@@ -14,9 +14,12 @@ from ganhub.registry import Checkpoint
 from ganhub.tabs import Context
 from ganhub.tabs import _faces_view as view
 from ganhub.tabs._faces_store import KEEP, photo_in
-from ganhub.tabs._widgets import checkpoint_picker, divider, note
+from ganhub.tabs._widgets import checkpoint_picker, divider, note, picker_choices
 
 AGREED = "I am the adult in the photo, or have that person's permission."
+KEPT = (
+    f"Then drop a photo here. Nothing of it is kept: it is gone {KEEP // 60} minutes after your last click, or at once."
+)
 PRIVACY = (
     "Your photo stays in this machine's memory while you work on it, and pictures made of it in one private folder. "
     f"All of it is deleted {KEEP // 60} minutes after your last click, soon after you close the page, or at once with "
@@ -62,13 +65,16 @@ class Layout:
         gr.Markdown("See yourself older or younger, in your own photo.", elem_classes="lead")
         with gr.Row(elem_classes="workbench"):
             with gr.Column(scale=5, min_width=300, elem_classes="controls"):
-                self._lay_out_photo(away)
-                self._lay_out_controls()
+                row = self.context.registry.find(picker_choices(self.context.registry, "age")[0][1])
+                with gr.Column(elem_classes="first"):
+                    self._lay_out_photo(away)
+                    self._lay_out_wish(row)
+                self._lay_out_controls(row)
             with gr.Column(scale=8, min_width=300, elem_classes="results"):
                 self._lay_out_results()
 
     def _lay_out_photo(self, away: Callable[[Path], None]) -> None:
-        self.consent = gr.Checkbox(False, label=AGREED, elem_id="faces-consent")
+        self.consent = gr.Checkbox(False, label=AGREED, info=KEPT, elem_id="faces-consent")
         with gr.Column(visible=False, elem_classes="group") as self.intake:
             self.drop = photo_in(
                 self.context.demo, away, sources=["upload", "webcam", "clipboard"], height=190, show_label=False,
@@ -93,29 +99,30 @@ class Layout:
         self.examples = gr.Gallery(
             [(_icon(name), name) for name in EXAMPLES], columns=len(EXAMPLES), height="auto", allow_preview=False,
             object_fit="cover", show_label=False, interactive=False, buttons=[], format="png", elem_id="faces-examples",
+            elem_classes="examples",
         )  # fmt: skip
         gr.HTML(f'<p class="fine">{CREDIT}</p>')
 
-    def _lay_out_controls(self) -> None:
-        with gr.Row(elem_classes="actions"):
-            self.run = gr.Button("Change the age", variant="primary", scale=3, elem_id="faces-run", min_width=130)
-            self.stop = gr.Button("Stop", interactive=False, scale=1, elem_id="faces-stop", min_width=70)
-        row = self.context.registry.find(self.context.registry.for_task("age")[0].id)
-        self.picker = checkpoint_picker(self.context, "age")
-        row = self.context.registry.find(self.picker.choice.value)
+    def _lay_out_wish(self, row: Checkpoint) -> None:
         years = years_of(row)
-        self.direction = gr.Radio(
-            [("Older", "older"), ("Younger", "younger")], value="older", label="Direction", visible=years is None,
-            elem_id="faces-direction",
-        )  # fmt: skip
         low, high = years or (10, 90)
+        self.direction = gr.Radio(
+            [("Older", "older"), ("Younger", "younger")], value="older", show_label=False, visible=years is None,
+            label="Direction", container=False, elem_id="faces-direction",
+        )  # fmt: skip
         self.years = gr.Slider(
             low, high, 70, step=1, label="Age to become", visible=years is not None, elem_id="faces-years"
         )
+        with gr.Row(elem_classes="actions"):
+            self.run = gr.Button("Change the age", variant="primary", scale=3, elem_id="faces-run", min_width=130)
+            self.stop = gr.Button("Stop", interactive=False, scale=1, elem_id="faces-stop", min_width=70)
+        self.through = gr.Button("Through the ages: strip and video", elem_id="faces-through")
+
+    def _lay_out_controls(self, row: Checkpoint) -> None:
+        self.picker = checkpoint_picker(self.context, "age", row.id)
         self.strength = gr.Slider(
             0, 100, 100, step=5, label="Strength", info="% of what the network changes", elem_id="faces-strength"
         )
-        self.through = gr.Button("Through the ages: strip and video", elem_id="faces-through")
         with gr.Accordion("More", open=False, elem_id="faces-more"):
             self.source = gr.Textbox(
                 "", label="Age in the photo", info="Only networks with real ages use it; kept nowhere",
@@ -132,7 +139,7 @@ class Layout:
                 info="The file says so in any case. Leave it on where others will see the picture.",
             )  # fmt: skip
             self.precision = gr.Radio(["exact", "fast"], value="exact", label="Precision")
-        with gr.Group(elem_id="faces-privacy"):
+        with gr.Column(elem_id="faces-privacy", elem_classes="group"):
             gr.Markdown(PRIVACY, elem_classes="lead")
             self.delete = gr.Button("Delete my photos", size="sm", elem_id="faces-delete")
 
@@ -141,8 +148,8 @@ class Layout:
         how: dict[str, Any] = {"type": "filepath", "format": "png", "interactive": False, "buttons": [], "height": 230}
         with gr.Row(elem_id="faces-crops"):
             self.crop = gr.Image(label="The face, cut out", min_width=130, elem_id="faces-crop", **how)
-            self.aged = gr.Image(label="What the network makes of it", min_width=130, elem_id="faces-aged", **how)
-        self.divider = divider("faces")
+            self.aged = gr.Image(label="What becomes of it", min_width=130, elem_id="faces-aged", **how)
+        self.divider = divider("faces", visible=False)
         self.download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="faces-download")
         self.strip = gr.Image(
             visible=False, type="filepath", format="png", label="Through the ages (AI-generated)", interactive=False,

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import threading
 import time
+from abc import ABCMeta
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -40,33 +41,39 @@ AGENTS = "*/file.*"
 GONE = "The photo is not here any more: it was deleted at your request or after half an hour. Drop it again."
 
 
+class _WithoutStub(type(gr.Image)):  # type: ignore[misc]
+    """Makes a component as Gradio does, without the file that Gradio writes beside the source for editors."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict[str, Any]) -> Any:
+        return ABCMeta.__new__(cls, name, bases, attributes)
+
+
 def photo_in(demo: gr.Blocks, away: Callable[[Path], None], **how: Any) -> gr.Image:
     """An image that reaches a handler as its bytes: not decoded, and not kept.
-
-    Only its value may be updated: other updates make Gradio build a plain image in its place.
 
     Args:
         demo: the page; its own pictures are no photos, and stay.
         away: what deletes the file, once it is read: `delete`, or a store's `soon`.
     """
 
-    def dropped(payload: Any) -> Any:
-        if payload is None:
-            return None
-        own = any(payload.path in block.keep_in_cache for block in demo.blocks.values())
-        if own or payload.path is None or str(payload.url or "").startswith("data:"):
-            raise gr.Error("Give the photo as a file.", print_exception=False)
-        path = Path(payload.path)
-        try:
-            data = path.read_bytes()
-        except OSError:
-            raise gr.Error(GONE, print_exception=False) from None
-        away(path)
-        return data
+    class PhotoIn(gr.Image, metaclass=_WithoutStub):
+        is_template = True  # an image for the browser
 
-    image = gr.Image(type="filepath", **how)
-    image.preprocess = dropped  # type: ignore[method-assign]  # a class of our own would write a file beside this one
-    return image
+        def preprocess(self, payload: Any) -> Any:
+            if payload is None:
+                return None
+            own = any(payload.path in block.keep_in_cache for block in demo.blocks.values())
+            if own or payload.path is None or str(payload.url or "").startswith("data:"):
+                raise gr.Error("Give the photo as a file.", print_exception=False)
+            path = Path(payload.path)
+            try:
+                data = path.read_bytes()
+            except OSError:
+                raise gr.Error(GONE, print_exception=False) from None
+            away(path)
+            return data
+
+    return PhotoIn(type="filepath", **how)
 
 
 def delete(file: Path) -> None:

@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from ganhub.pipelines.faces import marked
+from ganhub.pipelines.faces import ALIGNED, marked
 from ganhub.tabs._faces_store import Kept
 
 SHOWN = (640, 480)
@@ -118,6 +118,12 @@ def beside(image: Image.Image) -> Image.Image:
     small = image.copy()
     small.thumbnail((BESIDE, BESIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return small
+
+
+def near(face: Image.Image) -> Image.Image:
+    """A face as the page shows it: what a network sees small is enlarged, so that people see it too."""
+    scale = max(1, -(-ALIGNED // face.width))
+    return face.resize((face.width * scale, face.height * scale), Image.Resampling.BICUBIC) if scale > 1 else face
 
 
 def found_words(kept: Kept) -> str:

@@ -42,6 +42,8 @@ FAMILIES = {
     "srresnet": "SRResNet",
     "rrdb": "RRDBNet",
     "compact": "Compact",
+    "agingan": "AgingGAN",
+    "fran": "FRAN",
 }
 
 METRICS = {"fid50k": "FID (50k)", "fid": "FID", "kid": "KID", "precision": "Precision", "recall": "Recall"}
@@ -349,11 +351,11 @@ def caption(about: dict[str, Any]) -> str:
     return f"{words}, psi {about['psi']:g}" if about.get("task") == "sweep" else words
 
 
-def divider(slug: str) -> gr.ImageSlider:
+def divider(slug: str, visible: bool = True) -> gr.ImageSlider:
     """Two pictures over each other, with a line that is moved between them."""
     return gr.ImageSlider(
         type="filepath", format="png", label="Before and after", interactive=False, buttons=["fullscreen"],
-        max_height=480, elem_id=f"{slug}-divider", elem_classes="divider",
+        max_height=480, elem_id=f"{slug}-divider", elem_classes="divider", visible=visible,
     )  # fmt: skip
 
 

@@ -169,7 +169,7 @@ class FacesTab:
         it = self.layout
         return {
             it.aged: None,
-            it.divider: None,
+            it.divider: gr.ImageSlider(None, visible=False),
             it.download: gr.DownloadButton(visible=False, value=None),
             it.strip: gr.Image(None, visible=False),
             it.video: gr.Video(None, visible=False),
@@ -289,9 +289,9 @@ class FacesTab:
         before = replace(picture, image=view.beside(plain(result.request.photo)), provenance={}, name="before")
         after = replace(picture, image=view.beside(picture.image), provenance=about, name="after", profile=profile)
         return {
-            it.crop: str(save_image(result.before[0], folder / "face.png")),
-            it.aged: str(save_image(result.after[0], folder / "face_changed.png", about)),
-            it.divider: (str(before.save(folder)), str(after.save(folder))),
+            it.crop: str(save_image(view.near(result.before[0]), folder / "face.png")),
+            it.aged: str(save_image(view.near(result.after[0]), folder / "face_changed.png", about)),
+            it.divider: gr.ImageSlider((str(before.save(folder)), str(after.save(folder))), visible=True),
             it.download: gr.DownloadButton(
                 f"Download ({size_words(file.stat().st_size)})", value=str(file), visible=True
             ),

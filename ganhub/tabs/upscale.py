@@ -101,7 +101,7 @@ class UpscaleTab:
         self.examples = gr.Gallery(
             [(_icon(path), name) for name, path in EXAMPLES.items()], columns=len(EXAMPLES), height="auto",
             allow_preview=False, object_fit="cover", show_label=False, interactive=False, buttons=[], format="png",
-            elem_id="upscale-examples",
+            elem_id="upscale-examples", elem_classes="examples",
         )  # fmt: skip
 
     def _lay_out_controls(self) -> None:
