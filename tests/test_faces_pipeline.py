@@ -356,3 +356,58 @@ def test_stopping_a_video_leaves_nothing(engine, photo, found, tmp_path):
 def test_strips_that_cannot_be(photo, settings):
     with pytest.raises(BadInput):
         AgesRequest("tiny-years", photo, True, **settings)
+
+
+# The command
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """`run("age tiny-both me.jpg")` -> exit code, standard output, standard error; in a folder with two photos."""
+    from ganhub.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GANHUB_DEVICE", "cpu")
+    monkeypatch.setenv("GANHUB_REGISTRY", str(write_agers(tmp_path)))
+    astronaut().save("me.jpg")
+    crowd(2).save("two.png")
+
+    def command(line):
+        with pytest.raises(SystemExit) as end:
+            main(line.split())
+        out, error = capsys.readouterr()
+        assert "Traceback" not in error
+        return end.value.code, out, error
+
+    return command
+
+
+def test_align_from_a_shell(run):
+    code, out, _ = run("align me.jpg two.png --all --size 64 --consent --how eyes")
+    names = [f"out/{name}_aligned.png" for name in ("me_0", "two_0", "two_1")]
+    assert code == 0 and out.splitlines() == names
+    assert all(Image.open(name).size == (64, 64) for name in names)
+
+
+def test_age_from_a_shell(run):
+    code, out, error = run("age tiny-years me.jpg --to 60 --how eyes --consent --out a --format jpg")
+    assert (code, out) == (0, "a/me_60.jpg\n") and "me.jpg: Nobody told how old the face is" in error
+    assert read_provenance("a/me_60.jpg")["target"] == 60
+    code, out, _ = run("age tiny-years two.png --box 84,84,90 --strip --video --frames 4 --ages 20,50 --consent")
+    assert code == 0 and out.splitlines() == ["out/two_ages.mp4", "out/two_ages.png"]
+    assert read_provenance("out/two_ages.mp4")["ages"] == ["20", "50"]
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("align me.jpg", "need consent"),
+        ("age tiny-both me.jpg", "need consent"),
+        ("age tiny-both me.jpg --consent --box 1,2", "--box takes X,Y,SIDE"),
+        ("age tiny-both me.jpg --consent --face 4 --how eyes", "There are 1 faces; choose one"),
+        ("age tiny-both none.jpg --consent", "cannot be read"),
+    ],
+)
+def test_refusals_in_a_shell(run, line, words):
+    code, out, error = run(line)
+    assert code == 2 and words in error and not out
