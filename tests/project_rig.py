@@ -10,7 +10,7 @@ from ganhub.checkpoint import Network
 from ganhub.directions import Direction, save_direction
 from ganhub.models import features, stylegan2
 
-FACES = "Faces of nobody"
+FACES = "Portraits of nobody"
 
 
 def face(seed, c_dim=0):

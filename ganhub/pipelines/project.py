@@ -47,7 +47,7 @@ SHORTLIST = 128
 OTHERS = 16
 """Random pictures whose distances from the photo are told, so that its own means something."""
 PIXEL_WEIGHT = 1.0
-MEAN_WEIGHT = 0.002
+MEAN_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
