@@ -31,9 +31,10 @@ from ganhub.tabs import _widgets as widgets
 TOOLS = {"list_checkpoints", "generate_one", "generate_sheet", "sweep_sheet", "mix_sheet", "interpolation_strip"}
 TOOLS |= {"list_upscalers", "upscale_one", "upscale_compare_sheet"}
 TOOLS |= {"list_imaginers", "imagine_one", "imagine_sheet"}
+TOOLS |= {"list_directions", "learn_direction_strip", "direction_sheet"}
 TOOLS |= {"list_agers", "align_face_picture", "age_face_picture", "age_strip", "delete_photos"}
 ENDPOINTS = TOOLS | {"generate", "sweep", "mix", "interpolate", "upscale", "upscale_compare", "imagine"}
-ENDPOINTS |= {"align_face", "age_face", "age_video"}
+ENDPOINTS |= {"align_face", "age_face", "age_video", "learn_direction"}
 
 
 @pytest.fixture(scope="module")
