@@ -165,6 +165,10 @@ def test_a_network_with_real_ages(browser, app):
         assert page.input_value("#faces-source :is(input, textarea)") == "40"
         run(page)
         assert "years were taken" not in page.inner_text("#faces-notes")
+        page.click("#faces-how input")
+        page.get_by_role("option", name="68 landmarks").click()
+        page.wait_for_selector(f"{NOTE}.failed")
+        assert page.is_visible(".people img"), "the photo is lost"
 
 
 @pytest.mark.parametrize("width, colours", [(1280, "light"), (390, "dark")])

@@ -130,7 +130,7 @@ def found_words(kept: Kept) -> str:
     """What was found, and what a visitor can do now."""
     count = len(kept.found)
     if count == 0:
-        return "There is no face that is found here. Mark it by hand, or use a photo from the front."
+        return "There is no face that is found here. Mark it by hand, or have it found in another way (More)."
     if count == 1:
         return "One face found. This is how it is cut out."
     return f"{count} faces found, the largest is chosen. Choose another in the photo, or all."

@@ -31,7 +31,7 @@ from ganhub.pipelines.faces import (
 )
 from ganhub.pipelines.faces_ages import AgesRequest, AgesResult, ages
 from ganhub.pipelines.requests import Progress
-from ganhub.tabs import Context
+from ganhub.tabs import Context, _faces_latent
 from ganhub.tabs import _faces_api as api
 from ganhub.tabs import _faces_view as view
 from ganhub.tabs._faces_layout import EXAMPLES, Layout, example_file, years_of
@@ -69,6 +69,7 @@ def build(context: Context) -> None:
     tab = FacesTab(context)
     tab.layout.lay_out(tab.store.soon)
     tab.join()
+    _faces_latent.build(context, tab)
     api.publish(context, tab.store, tab.layout.picker.choice.value)
 
 
@@ -104,6 +105,7 @@ class FacesTab:
         it.consent.input(lambda agreed: gr.Column(visible=bool(agreed)), it.consent, it.intake, **QUIET)
         taken = [it.drop, *photo, *made]
         it.drop.input(self.took, {it.drop, it.consent, it.how}, taken, **slow)
+        it.how.input(self.sought, it.how, [*photo, *made], **slow)
         it.examples.select(self.picked, it.how, taken, **slow)
         it.people.select(self.pointed, **place)
         it.every.input(self.placed, **place)
@@ -143,6 +145,19 @@ class FacesTab:
         photo = read_face_photo(example_file(name))
         found = find_faces(plain(photo), how or None)
         yield self._new(self.store.put(visitor(request), photo, found, example=True), str(EXAMPLES[name][1]))
+
+    def sought(self, how: str, request: gr.Request) -> Updates:
+        """Faces are found in another way, which may have to be fetched first."""
+        try:
+            kept = self.store.get(visitor(request))
+            yield {self.layout.note: progress_bar(0, 0, "Looking for faces")}
+            found = find_faces(plain(kept.photo), how or None)
+            new = self._new(self.store.put(visitor(request), kept.photo, found, kept.example), "")
+            yield {part: value for part, value in new.items() if part not in (self.layout.drop, self.layout.source)}
+        except Exception as error:
+            said = shown(error)
+            yield {self.layout.note: note(said.message, "failed")}
+            raise said from None
 
     def _new(self, kept: Kept, source: str) -> dict[Any, Any]:
         """Everything of the photo that was there before goes."""
