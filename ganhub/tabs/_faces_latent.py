@@ -64,8 +64,9 @@ def build(context: Context, tab: Any) -> None:
         tab: the Faces tab, for its `store`, its `runs`, `face_of(request, preprocess)` and `layout.consent`.
     """
     part = LatentPart(context, tab)
-    part.lay_out()
-    part.join()
+    if part.generators():
+        part.lay_out()
+        part.join()
 
 
 class LatentPart(LatentLayout):
