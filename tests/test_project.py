@@ -25,6 +25,7 @@ from ganhub.metrics.pictures import lpips
 from ganhub.models.lpips import LPIPS
 from ganhub.models.vgg import Trunk
 from ganhub.pipelines import project as pipeline
+from ganhub.pipelines.tune import TuneRequest, tune
 from ganhub.registry import load_registry
 
 
@@ -243,6 +244,23 @@ def test_lpips_is_taken_where_it_is_here(tmp_path):
         got = engine.run(Job("small-vgg", "differ", {"pixels": a, "target": b, "heads": eyes.heads}))
     network = LPIPS(trunk, models.read(checkpoint.read(tmp_path / "heads.pth"), "lpips"))
     assert got == pytest.approx(lpips(a, b, network), rel=1e-4)
+
+
+def test_a_tuned_copy_draws_the_photo_better_and_is_a_row(engine, tmp_path):
+    target = drawn(engine, 940)
+    near = run(engine, target, steps=10, mark=False)[1]
+    request = TuneRequest("tiny-face", target, near.latents, tmp_path / "mine", True, 40, features="tiny-features")
+    *_, result = tune(engine.registry, request)
+    assert result.figures["before"][0] == pytest.approx(near.figures["distance"], abs=1e-3)
+    assert result.figures["after"][0] < 0.5 * result.figures["before"][0]
+    with Engine(load_registry(result.registry), device="cpu") as other:
+        ws = result.latents.values[0]
+        tuned = other.run(Job("tiny-face-tuned", "synthesize", {"ws": ws}))
+        rmse = np.sqrt(np.square(tuned.astype(float) - target).mean())
+        assert rmse == pytest.approx(result.figures["after"][1], abs=0.5) and rmse < near.figures["rmse"]
+    assert (engine.run(Job("tiny-face", "synthesize", {"ws": ws})) != tuned).any(), "the generator itself has changed"
+    with pytest.raises(BadInput, match="consent"):
+        TuneRequest("tiny-face", target, near.latents, tmp_path)
 
 
 def test_the_command_writes_picture_pair_and_latents(engine, faces, tmp_path, capsys):

@@ -20,6 +20,7 @@ from ganhub.cli._shared import (
     engine_of,
     entry_of,
     follow,
+    registry_of,
     sha256_of,
     show_json,
     tell,
@@ -67,6 +68,7 @@ def project(
     ] = None,
     label: Annotated[int | None, typer.Option("--class", help="Class of a conditional generator.")] = None,
     seed: Annotated[int, typer.Option(help="Of the start, and of what is random.")] = 0,
+    tune: Annotated[int, typer.Option(help="Then tune a copy of the generator to the photo, so many steps.")] = 0,
     mark: Mark = True,
     precision: Exact = None,
     out: Out = Path("out"),
@@ -93,6 +95,8 @@ def project(
     file = out / f"{result.picture.name}.npz"
     save_latents(file, result.latents)
     written.append({"path": str(file), "sha256": sha256_of(file)})
+    if tune:
+        written += _tuned(request, result.latents, tune, out, kind, device, registry)
     if as_json:
         show_json({"written": written, "figures": result.figures, "notes": result.notes})
         return
@@ -101,6 +105,25 @@ def project(
     typer.echo(f"{result.figures['measure']}: {near:g}; random pictures are {others:g} away.", err=True)
     for note in result.notes:
         typer.echo(note, err=True)
+
+
+def _tuned(
+    request: Any, latents: Latents, steps: int, out: Path, kind: Format, device: str | None, registry: Path | None
+) -> list[dict[str, Any]]:
+    """A copy of the generator, its row, its picture and the latent of the copy."""
+    from ganhub.latents import save_latents
+    from ganhub.pipelines.tune import TuneRequest
+    from ganhub.pipelines.tune import tune as pipeline
+
+    how = {"features": request.features, "device": device, "mark": request.mark}
+    wanted = TuneRequest(request.checkpoint, request.target, latents, out, request.consent, steps, **how)
+    _, result = follow(pipeline(registry_of(registry), wanted))
+    file = out / f"{result.row.id}.npz"
+    save_latents(file, result.latents)
+    (far, _), (near, _) = result.figures["before"], result.figures["after"]
+    typer.echo(f"Tuned from {far:g} to {near:g}; edit it with --registry {result.registry}.", err=True)
+    files = [{"path": str(path), "sha256": sha256_of(path)} for path in (result.file, result.registry, file)]
+    return [entry_of(result.picture.save(out, kind.value), result.picture.provenance), *files]
 
 
 @app.command()
