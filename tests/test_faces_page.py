@@ -143,8 +143,16 @@ def test_older_through_the_ages_and_deleted(browser, app, tmp_path):
             time.sleep(0.2)
         left = photo.traces(*places)
         assert left and all("/faces/" in trace and trace.endswith("its pixels") for trace in left), left
+        page.click("button:has-text('How it is found')")
+        page.fill("#faces-find-steps input[type=number]", "20")
+        page.click("#faces-find")
+        page.wait_for_selector("#faces-now img")
+        page.wait_for_selector("#faces-save:visible")
+        assert list(app.home.glob("page/*/faces/*"))
         page.click("#faces-delete")
         page.wait_for_selector(f"{NOTE}:has-text('Your photos are deleted')")
+        assert not list(app.home.glob("page/*/faces/*"))
+        page.wait_for_selector("#faces-now img", state="detached")
         page.wait_for_selector(".people", state="hidden")
         assert not page.is_visible("#faces-divider") and not page.is_visible("#faces-download")
         assert photo.traces(*places) == []

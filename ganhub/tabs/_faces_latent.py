@@ -64,9 +64,13 @@ def build(context: Context, tab: Any) -> None:
         tab: the Faces tab, for its `store`, its `runs`, `face_of(request, preprocess)` and `layout.consent`.
     """
     part = LatentPart(context, tab)
-    if part.generators():
-        part.lay_out()
-        part.join()
+    if not part.generators():
+        return
+    part.lay_out()
+    part.join()
+    from ganhub.tabs import _faces_latent_api
+
+    _faces_latent_api.publish(part, part.checkpoint.value)
 
 
 class LatentPart(LatentLayout):
@@ -105,6 +109,10 @@ class LatentPart(LatentLayout):
         for button, which in ((self.keep_a, "a"), (self.keep_b, "b")):
             button.click(self._keeper(which), None, [self.note, self.morph], **slow)
         self.stop.click(self.tab.end_runs, None, self.stop, **QUIET)
+        gone = [self.note, self.target, self.now, self.figures, self.save, self.changes, self.strip, self.video]
+        self.tab.layout.delete.click(self.cleared, None, gone, **QUIET)
+        everything = [*shown_now, self.strip, self.video, self.morph]
+        self.tab.layout.delete.click(self.emptied, self.checkpoint, everything, **QUIET)
 
     # Finding
 
@@ -114,8 +122,7 @@ class LatentPart(LatentLayout):
 
     def _found(self, data: dict[Any, Any], request: gr.Request, who: str, stop: threading.Event) -> Updates:
         row = self.context.registry.find(data[self.checkpoint])
-        size = row.resolution if isinstance(row.resolution, int) else max(row.resolution or (256, 256))
-        picture, example = self.tab.face_of(request, {"size": size, **row.preprocess})
+        picture, example = self.tab.face_of(request, {"size": side_of(row), **row.preprocess})
         agreed = bool(data[self.tab.layout.consent]) or example
         need_consent(agreed)
         with self._files(who) as folder:
@@ -279,6 +286,12 @@ class LatentPart(LatentLayout):
 
     # Files, and what fits a generator
 
+    def cleared(self) -> list[Any]:
+        """Nothing of a face stays on the page once it was deleted."""
+        hidden = [gr.DownloadButton(visible=False, value=None), gr.Column(visible=False)]
+        last = [gr.Image(None, visible=False), gr.Video(None, visible=False)]
+        return [note("Your face from above is sought in the generator."), None, None, "", *hidden, *last]
+
     @sentences
     def loaded(self, data: dict[Any, Any], request: gr.Request) -> Updates:
         """A latent that was saved before."""
@@ -303,6 +316,21 @@ class LatentPart(LatentLayout):
         row = self.context.registry.find(checkpoint)
         known = self.directions(row)
         return [card(row), directions_words(row, len(known)), gr.Column(visible=False), *self._sliders(row)]
+
+    def emptied(self, checkpoint: str) -> dict[Any, Any]:
+        """The page as it was before a face was found; the tab deletes what is behind it."""
+        return {
+            self.note: note("Your face from above is sought in the generator."),
+            self.target: None,
+            self.now: None,
+            self.figures: "",
+            self.save: gr.DownloadButton(value=None, visible=False),
+            self.changes: gr.Column(visible=False),
+            self.strip: gr.Image(None, visible=False),
+            self.video: gr.Video(None, visible=False),
+            self.morph: gr.Button(interactive=False),
+            **dict(zip(self.sliders, self._sliders(self.context.registry.find(checkpoint)), strict=True)),
+        }
 
     def _sliders(self, row: Checkpoint) -> list[Any]:
         known = self.directions(row)
@@ -385,6 +413,11 @@ class LatentPart(LatentLayout):
                 if on_its_way and time.monotonic() - looked >= EVERY:
                     looked = time.monotonic()
                     yield {self.note: progress_bar(event.done, event.total, event.message, event.seconds_left)}
+
+
+def side_of(row: Checkpoint) -> int:
+    """The longer side of a generator's pictures, as far as its row tells."""
+    return row.resolution if isinstance(row.resolution, int) else max(row.resolution or (256, 256))
 
 
 def figures_words(figures: dict[str, Any]) -> str:
