@@ -1,5 +1,6 @@
 """The latent part of the Faces tab without a browser: find, move, mix, morph, save, load, stop, forget."""
 
+import io
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from faces_rig import astronaut
 from PIL import Image
 from project_rig import write_faces
 
-from ganhub.engine import Engine
+from ganhub.engine import Engine, Job
 from ganhub.errors import BadInput
 from ganhub.imaging import Photo, VideoSource, read_provenance
 from ganhub.latents import load_latents
@@ -19,7 +20,9 @@ from ganhub.pipelines import project
 from ganhub.pipelines.faces import marked
 from ganhub.registry import load_registry
 from ganhub.tabs import Context, faces
-from ganhub.tabs._faces_latent import Held, LatentPart, figures_words
+from ganhub.tabs._faces_latent import LatentPart, figures_words
+from ganhub.tabs._faces_latent_api import Api
+from ganhub.tabs._faces_latent_layout import Held
 
 ROW = "tiny-face"
 
@@ -171,6 +174,58 @@ def test_a_sentence_needs_a_clip_that_knows_faces(part):
     found(part)
     with pytest.raises(gr.Error, match="clip-vit-b-32"):
         through(part.guided({part.checkpoint: ROW, part.sentence: "a smile"}, ME))
+
+
+# Programs
+
+
+@pytest.fixture
+def api(part):
+    return Api(part, part.tab.store)
+
+
+@pytest.fixture
+def photo(engine):
+    """Bytes of a photo that is cut as the generator's pictures are."""
+    pixels = engine.run(Job(ROW, "generate", {"z": np.random.RandomState(5000).randn(16), "psi": 0.7}))
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "png")
+    return stream.getvalue()
+
+
+def test_programs_find_edit_and_morph_a_face(api, photo, tmp_path):
+    ((picture, file, about),) = api.project_face(photo, True, ROW, 30, aligned=True, mark=False, request=ME)
+    assert about["figures"]["distance"] < about["figures"]["start"] and pixels(picture).shape == (16, 16, 3)
+    assert load_latents(file).digest() == about["latents"]
+    kept = tmp_path / "upload" / "kept.npz"
+    kept.parent.mkdir()
+    shutil.copy(file, kept)
+    ((moved, _, told),) = api.edit_face(moves="tiny-smile=2, tiny-smile=-1", layers="0-3", mark=False, request=ME)
+    assert told["moves"] == [["tiny-smile", 2.0], ["tiny-smile", -1.0]] and (pixels(moved) != pixels(picture)).any()
+    ((mixed, _, told),) = api.edit_face(mix=3, mix_layers="4-5", mark=False, request=ME)
+    assert told["mix"] == 3
+    (strip,) = api.morph_faces(str(kept), pictures=3, mark=False, request=ME)
+    assert read_provenance(strip)["task"] == "morph" and not kept.exists()
+    assert api.store.root in Path(strip).parents
+    api.store.forget("me")
+    assert not Path(strip).exists() and not Path(picture).exists()
+    with pytest.raises(gr.Error, match="no latent of yours"):
+        list(api.edit_face(request=ME))
+
+
+def test_programs_need_consent_and_read_sentences(api, photo):
+    for aligned in (True, False):
+        with pytest.raises(gr.Error, match="consent"):
+            list(api.project_face(photo, False, ROW, aligned=aligned, request=ME))
+    with pytest.raises(gr.Error, match="no face|No face"):
+        list(api.project_face(photo, True, ROW, request=ME))
+    with pytest.raises(gr.Error, match="moves cannot be read at 'smile'"):
+        list(api.project_face(photo, True, ROW, 1, aligned=True, request=ME))
+        list(api.edit_face(moves="smile", request=ME))
+    with pytest.raises(gr.Error, match="no other face"):
+        list(api.morph_faces(None, request=ME))
+    listed = {entry["id"]: entry for entry in api.list_face_generators()}
+    assert listed[ROW]["directions"] == [{"id": "tiny-smile", "title": "Smile"}]
 
 
 def test_generators_and_what_fits_them(part):

@@ -33,8 +33,9 @@ TOOLS |= {"list_upscalers", "upscale_one", "upscale_compare_sheet"}
 TOOLS |= {"list_imaginers", "imagine_one", "imagine_sheet"}
 TOOLS |= {"list_directions", "learn_direction_strip", "direction_sheet"}
 TOOLS |= {"list_agers", "align_face_picture", "age_face_picture", "age_strip", "delete_photos"}
+TOOLS |= {"list_face_generators", "project_face_picture", "edit_face_picture", "morph_faces"}
 ENDPOINTS = TOOLS | {"generate", "sweep", "mix", "interpolate", "upscale", "upscale_compare", "imagine"}
-ENDPOINTS |= {"align_face", "age_face", "age_video", "learn_direction"}
+ENDPOINTS |= {"align_face", "age_face", "age_video", "learn_direction", "project_face", "edit_face"}
 
 
 @pytest.fixture(scope="module")

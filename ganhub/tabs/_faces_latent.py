@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from ganhub.pipelines.imagine import ImagineRequest, ImagineResult, imagine
 from ganhub.pipelines.project import ProjectRequest, ProjectResult, project
 from ganhub.pipelines.requests import Picture, Progress
 from ganhub.registry import Checkpoint
-from ganhub.tabs import Context
-from ganhub.tabs._faces_latent_layout import SLIDERS, LatentLayout, directions_words
+from ganhub.tabs import Context, _faces_latent_api
+from ganhub.tabs._faces_latent_layout import SLIDERS, Held, LatentLayout, directions_words, side_of
 from ganhub.tabs._faces_store import delete
 from ganhub.tabs._upscale_view import sentences_of
 from ganhub.tabs._widgets import QUIET, card, note, progress_bar, sentences, shown, visitor
@@ -45,18 +45,6 @@ NEAR = 256
 Updates = Iterator[dict[Any, Any]]
 
 
-@dataclass(frozen=True)
-class Held:
-    """A visitor's place in a latent space."""
-
-    base: Latents
-    """Before the sliders moved it."""
-    now: Latents
-    a: Latents | None = None
-    b: Latents | None = None
-    """Two that he kept, for a morph."""
-
-
 def build(context: Context, tab: Any) -> None:
     """Lay out the part inside the current block and join it to its events.
 
@@ -68,9 +56,7 @@ def build(context: Context, tab: Any) -> None:
         return
     part.lay_out()
     part.join()
-    from ganhub.tabs import _faces_latent_api
-
-    _faces_latent_api.publish(part, part.checkpoint.value)
+    _faces_latent_api.publish(part, tab.store, part.checkpoint.value)
 
 
 class LatentPart(LatentLayout):
@@ -413,11 +399,6 @@ class LatentPart(LatentLayout):
                 if on_its_way and time.monotonic() - looked >= EVERY:
                     looked = time.monotonic()
                     yield {self.note: progress_bar(event.done, event.total, event.message, event.seconds_left)}
-
-
-def side_of(row: Checkpoint) -> int:
-    """The longer side of a generator's pictures, as far as its row tells."""
-    return row.resolution if isinstance(row.resolution, int) else max(row.resolution or (256, 256))
 
 
 def figures_words(figures: dict[str, Any]) -> str:

@@ -1,11 +1,13 @@
-"""Where everything of the latent part of the Faces tab stands."""
+"""Where everything of the latent part of the Faces tab stands, and what is known of a visitor there."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from ganhub.latents import Latents
 from ganhub.registry import Checkpoint
 from ganhub.tabs import Context
 from ganhub.tabs._widgets import card, note, picker_choices
@@ -16,6 +18,23 @@ FIRST = "stylegan2-portraits"
 SLIDERS = 16
 """Directions that the page has room for."""
 FURTHEST = 3
+
+
+@dataclass(frozen=True)
+class Held:
+    """A visitor's place in a latent space."""
+
+    base: Latents
+    """Before the sliders moved it."""
+    now: Latents
+    a: Latents | None = None
+    b: Latents | None = None
+    """Two that he kept, for a morph."""
+
+
+def side_of(row: Checkpoint) -> int:
+    """The longer side of a generator's pictures, as far as its row tells."""
+    return row.resolution if isinstance(row.resolution, int) else max(row.resolution or (256, 256))
 
 
 class LatentLayout:
