@@ -95,8 +95,6 @@ class LatentPart(LatentLayout):
         for button, which in ((self.keep_a, "a"), (self.keep_b, "b")):
             button.click(self._keeper(which), None, [self.note, self.morph], **slow)
         self.stop.click(self.tab.end_runs, None, self.stop, **QUIET)
-        gone = [self.note, self.target, self.now, self.figures, self.save, self.changes, self.strip, self.video]
-        self.tab.layout.delete.click(self.cleared, None, gone, **QUIET)
         everything = [*shown_now, self.strip, self.video, self.morph]
         self.tab.layout.delete.click(self.emptied, self.checkpoint, everything, **QUIET)
 
@@ -271,12 +269,6 @@ class LatentPart(LatentLayout):
         return keep
 
     # Files, and what fits a generator
-
-    def cleared(self) -> list[Any]:
-        """Nothing of a face stays on the page once it was deleted."""
-        hidden = [gr.DownloadButton(visible=False, value=None), gr.Column(visible=False)]
-        last = [gr.Image(None, visible=False), gr.Video(None, visible=False)]
-        return [note("Your face from above is sought in the generator."), None, None, "", *hidden, *last]
 
     @sentences
     def loaded(self, data: dict[Any, Any], request: gr.Request) -> Updates:
