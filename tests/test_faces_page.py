@@ -127,6 +127,7 @@ def test_older_through_the_ages_and_deleted(browser, app, tmp_path):
     """All that the page does is done to a marked photo; then neither the disk nor the log knows of it."""
     photo, places = MarkedPhoto(tmp_path), (app.home, app.temporary, app.log.parent)
     with opened(browser, app) as page:
+        others = set(app.home.glob("page/*/faces/*"))
         another(page, CROP, lambda: drop(page, photo.file, "One face found"))
         run(page)
         page.wait_for_selector("#faces-download:visible")
@@ -148,10 +149,10 @@ def test_older_through_the_ages_and_deleted(browser, app, tmp_path):
         page.click("#faces-find")
         page.wait_for_selector("#faces-now img")
         page.wait_for_selector("#faces-save:visible")
-        assert list(app.home.glob("page/*/faces/*"))
+        assert set(app.home.glob("page/*/faces/*")) - others
         page.click("#faces-delete")
         page.wait_for_selector(f"{NOTE}:has-text('Your photos are deleted')")
-        assert not list(app.home.glob("page/*/faces/*"))
+        assert not set(app.home.glob("page/*/faces/*")) - others
         page.wait_for_selector("#faces-now img", state="detached")
         page.wait_for_selector(".people", state="hidden")
         assert not page.is_visible("#faces-divider") and not page.is_visible("#faces-download")
@@ -191,8 +192,9 @@ def test_it_fits_and_can_be_read(browser, app, width, colours, tmp_path):
         page.wait_for_selector("polygon.hand")
         page.click("#faces-more button")
         run(page)
-        run(page, "#faces-through", "pictures and a video")
-        page.wait_for_selector("#faces-strip img")
+        if width == 390:
+            run(page, "#faces-through", "pictures and a video")
+            page.wait_for_selector("#faces-strip img")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         poor = [(round(ratio, 2), text) for ratio, least, text in page.evaluate(CONTRAST) if ratio < least]
         assert not poor
