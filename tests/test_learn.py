@@ -6,9 +6,12 @@ from dataclasses import replace
 import learn_rig as rig
 import numpy as np
 import pytest
+from hub_rig import SECRET, server
+from publish_rig import run
 
+from ganhub import hub
 from ganhub.cli import main
-from ganhub.directions import Direction, move, open_direction, orthogonal
+from ganhub.directions import Direction, move, open_direction, orthogonal, read_direction, save_direction
 from ganhub.engine import Engine
 from ganhub.errors import BadInput, RegistryError
 from ganhub.imaging import VideoSource, read_provenance
@@ -21,6 +24,8 @@ from ganhub.pipelines.learn import LearnRequest, keep, learn, slug
 from ganhub.pipelines.requests import GenerateRequest
 from ganhub.pipelines.slide import SlideRequest, slide
 from ganhub.registry import Registry, load_registry, read_rows
+
+__all__ = ["run", "server"]
 
 RNG = np.random.RandomState(1)
 
@@ -509,3 +514,27 @@ def test_what_the_command_refuses(arguments, told, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["direction", *arguments, "--registry", str(file)])
     assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+# The Hub
+
+
+def test_a_direction_goes_to_the_hub_and_back(run, server, monkeypatch, learned, tmp_path):
+    server.users[SECRET] = ["owner2"]
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")  # the server speaks the older protocol
+    rows = rig.write_rows(tmp_path)
+    file = save_direction(learned.direction, tmp_path / "red.safetensors")
+    code, out, error = run(f"publish {file} --to owner2/red --push --json --registry {rows}")
+    assert code == 0, error
+    stored = {name for repository, name in server.repositories if repository == "owner2/red"}
+    assert stored >= {"README.md", "model.safetensors", "weights.yaml", "effect.png"}
+    text = (tmp_path / "red.publish" / "README.md").read_text()
+    assert "Held-out accuracy" in text and "license: cc0-1.0" in text and "ganhub add hf://owner2/red" in text
+    code, out, error = run("add hf://owner2/red")
+    assert code == 0, error
+    row = load_registry().find("red")
+    assert row.task == ("direction",) and row.generator == learned.row.generator
+    assert read_direction(row, hub.fetch(row)).card["accuracy"] == learned.direction.card["accuracy"]
+    code, _, error = run(f"publish {rows} --to owner2/red")
+    assert code == 2

@@ -8,25 +8,32 @@ from typing import Annotated
 
 import typer
 
-from ganhub.cli._shared import Device, Json, Rows, app, given, meter_line, show_json
+from ganhub.cli._shared import Device, Json, Rows, app, given, meter_line, registry_of, show_json
 
 
 @app.command()
 def publish(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training, or file of a saved direction.")],
     to: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Repository on the Hub; it is made.")],
     title: Annotated[str | None, typer.Option(help="Title of the card (default: NAME in words).")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the weights, like cc0-1.0 or apache-2.0.")] = None,
     description: Annotated[str, typer.Option(help="A sentence or two on what it draws.")] = "",
     send: Annotated[bool, typer.Option("--push", help="Send it; without, only the folder is written.")] = False,
     device: Device = None,
+    registry: Rows = None,
     as_json: Json = False,
 ) -> None:
-    """Write a training's card, preview and row to RUN/publish, and with --push send them to the Hub."""
+    """Write card, preview and row of a training or a direction into a folder, and with --push send them to the Hub."""
     from ganhub.pipelines import publish as pipeline
 
-    print("Drawing the preview ...", file=sys.stderr)
-    made = pipeline.publish(run, to, title=title, license=license, description=description, device=device)
+    if run.suffix == ".safetensors":
+        from ganhub.pipelines.publish_direction import publish_direction
+
+        rows = registry_of(registry)
+        made = publish_direction(run, to, rows, license=license, description=description)
+    else:
+        print("Drawing the preview ...", file=sys.stderr)
+        made = pipeline.publish(run, to, title=title, license=license, description=description, device=device)
     sizes = {name: (made.folder / name).stat().st_size for name in made.files}
     pushed = None
     if send:

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from ganhub import checkpoint, hub, imaging, models
+from ganhub.directions import read_direction
 from ganhub.engine.loading import check_resolution
 from ganhub.errors import BadInput, CheckpointError, FetchError, GanHubError, RegistryError
 from ganhub.hub import Progress, records, upload
@@ -32,7 +33,7 @@ from ganhub.registry import (
 )
 
 FIELDS = {"id", "task", "family", "config", "resolution", "title", "description", "license", "commercial_use", "credit"}
-FIELDS |= {"dataset", "paper", "source_url", "metrics", "golden", "sha256", "bytes", "source"}
+FIELDS |= {"dataset", "paper", "source_url", "metrics", "golden", "generator", "sha256", "bytes", "source"}
 """What a stranger may say of his generator; his aliases and components could change rows that are here."""
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pkl", ".ckpt", ".bin", ".npz")
 
@@ -85,11 +86,15 @@ def add(address: str, registry: Path, *, id: str | None = None, progress: Progre
             f"{there.page} holds a file of {found.bytes} bytes where its row says {row.bytes}, and is not added.",
             "wrong_size",
         )
-    network = _network(row, path)
-    difference = _difference(row, network)
-    height, width = network.img_size
-    size = height if height == width else (height, width)
-    row = row.model_copy(update={"sha256": found.sha256, "bytes": found.bytes, "resolution": size})
+    row = row.model_copy(update={"sha256": found.sha256, "bytes": found.bytes})
+    difference = None
+    if "direction" in row.task:
+        read_direction(row, path)
+    else:
+        network = _network(row, path)
+        difference = _difference(row, network)
+        height, width = network.img_size
+        row = row.model_copy(update={"resolution": height if height == width else (height, width)})
     with records.guarded(registry):
         _new(row, load_registry(registry if registry.exists() else None))
         append_row(registry, row)
@@ -191,7 +196,8 @@ def read_row(text: bytes, there: Repository) -> Checkpoint:
     if links:
         raise RegistryError(f"{name} is refused: {links[0]} is no web address.", "unsafe")
     row = make_row({**entry, "source": source, "source_url": there.page}, name)
-    if row.family not in FAMILIES or "generate" not in row.task or not set(row.task) <= set(TASKS["stylegan2"]):
+    draws = "generate" in row.task and set(row.task) <= set(TASKS["stylegan2"])
+    if row.family not in FAMILIES or not (draws or row.task == ("direction",)):
         raise RegistryError(f"{name} is refused: it describes no generator of pictures (task, family).", "unsafe")
     listed = there.files[source["file"]]
     if row.sha256 and listed.sha256 and row.sha256 != listed.sha256:

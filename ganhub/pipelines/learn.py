@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 """Where the effect is measured."""
+FAINT = 0.05
+"""Standard deviations that a step changes an attribute by, below which it counts as unchanged."""
+MOST_STRETCH = 3.0
+"""How much longer or shorter a step becomes than the distance of the labelled latents, at most."""
 FEATURES = "features-small"
 """Row of the features that tell how much of a picture stays."""
 
@@ -169,7 +173,8 @@ def learn(engine: Engine, request: LearnRequest) -> Generator[Any, None, None]:
     if request.effect:
         if judge is None:
             judge = yield from _judge(source, request, latents, labels)
-        effect = yield from measure(source, direction, request.effect, judge, request.seed)
+        direction, effect, words = yield from _calibrated(source, request, direction, judge)
+        notes += words
         direction.card["effect"] = effect.figures()
         strip = yield from _strip(source, request, direction)
     yield LearnResult(
@@ -424,6 +429,24 @@ def measure(source: Source, direction: Direction, count: int, judge: Judge, seed
     strangers = np.linalg.norm(features[middle] - np.roll(features[middle], 1, 0), axis=1).mean()
     likeness = [float(1 - a / max(float(strangers), 1e-9)) for a in apart]
     return Effect(STRENGTHS, judge.title, lines, likeness, judge.title)
+
+
+def _calibrated(
+    source: Source, request: LearnRequest, direction: Direction, judge: Judge
+) -> Events[tuple[Direction, Effect, list[str]]]:
+    """The direction with a step that moves the attribute by one standard deviation, as far as that goes; its effect."""
+    effect = yield from measure(source, direction, request.effect, judge, request.seed)
+    change = effect.lines[effect.attribute]
+    middle = STRENGTHS.index(0.0)
+    slope = (change[middle + 1] - change[middle - 1]) / 2
+    if slope < FAINT:
+        return direction, effect, [f"The pictures hardly change along it, as {judge.title} sees them."]
+    factor = float(np.clip(1 / slope, 1 / MOST_STRETCH, MOST_STRETCH))
+    if abs(factor - 1) < 0.2:
+        return direction, effect, []
+    direction = replace(direction, unit=direction.unit * factor)
+    effect = yield from measure(source, direction, request.effect, judge, request.seed)
+    return direction, effect, []
 
 
 def _starts(source: Source, space: str, count: int, seed: int) -> Events[np.ndarray]:
