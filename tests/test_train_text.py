@@ -15,6 +15,7 @@ from ganhub.data.dataset import PictureSet, write_set
 from ganhub.errors import BadInput
 from ganhub.models.char_cnn_rnn import encode_text
 from ganhub.training import char_cnn_rnn, loop, stackgan
+from ganhub.training.matching import Swaps
 from ganhub.training.workers import Workers
 
 COLORS = {"red": (210, 40, 30), "green": (40, 150, 30), "blue": (40, 60, 200)}
@@ -260,18 +261,42 @@ def test_wrong_pictures_do_not_fit_their_sentence(art, encoder):
 
 
 def test_a_matcher_tells_whose_sentence_it_is(art, encoder):
-    settings = replace(STACK, encoder=str(encoder), matcher="clip-fruit")
-    trainer = stackgan.Trainer(settings, data_of(art, settings), Workers("cpu"))
-    assert torch.isfinite(trainer.step()["loss_match"])
+    settings = replace(STACK, encoder=str(encoder), matcher="clip-fruit", seek=0.1)
+    data = data_of(art, settings)
+    trainer = stackgan.Trainer(settings, data, Workers("cpu"))
+    figures = trainer.step()
+    assert torch.isfinite(figures["loss_match"]) and not figures["loss_kind"], "the set has no kinds"
+    assert torch.isfinite(figures["loss_seek"])
     texts = list(trainer.matcher.at)[:3]
     trainer.matcher.features = torch.eye(len(trainer.matcher.at))[[0, 1, 0]]  # the first and the third say the same
     seen = trainer.matcher.features.clone()
     trainer.matcher.clip.encode_image = lambda pictures: seen
-    assert trainer.matcher(torch.zeros(3, 3, 16, 16), texts) < 0.01
+    pictures = torch.zeros(3, 3, 16, 16)
+    assert trainer.matcher(pictures, texts, [[], [], []])[0] < 0.01
+    assert trainer.matcher(pictures[:2], texts[:2], [texts[:2], texts[:2]])[1] < 0.01
     seen = seen.flip(1)
-    assert trainer.matcher(torch.zeros(3, 3, 16, 16), texts) > 0.3
+    assert trainer.matcher(pictures, texts, [[], [], []])[0] > 0.3
     with pytest.raises(BadInput, match="--encoder"):
         stackgan.Trainer(replace(settings, encoder=""), PictureSet(art), Workers("cpu"))
+
+
+def test_sentences_name_every_kind_in_turn(art):
+    data = CaptionedSet(art)
+    data.labels, data.classes = np.arange(len(data)) % 3, ["apple", "cherries", "plum"]
+    swaps = Swaps(data, [0, 1, 2])
+    assert swaps("a red apple, cut open", 0) == [
+        "a red apple, cut open",
+        "a red cherry, cut open",
+        "a red plum, cut open",
+    ]
+    assert swaps("a cherry", 1) == ["an apple", "a cherry", "a plum"]
+    assert swaps("two plums and a plum", 2)[1] == "two cherries and a cherry"
+    assert swaps("a red fruit", 0) == [] and Swaps(data, [1, 2])("an apple", 0) == []
+
+
+def test_latents_that_change_nothing_are_the_worst():
+    a, b, z = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4), torch.randn(2, 2, 5)
+    assert stackgan.sameness(a, a, *z) == pytest.approx(20) and stackgan.sameness(a, b, *z) < 5
 
 
 @pytest.mark.slow

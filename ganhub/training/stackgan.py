@@ -27,6 +27,7 @@ from ganhub.models import stackgan
 from ganhub.training import loop
 from ganhub.training.augment import Augment
 from ganhub.training.char_cnn_rnn import as_input, one_hot, places, split
+from ganhub.training.matching import Matcher, Swaps
 from ganhub.training.options import checkpoint_file, option
 from ganhub.training.pair import ADA_KIMG, autocast, side
 from ganhub.training.reals import shares
@@ -53,6 +54,7 @@ class Settings:
     color: float = option(0.0, "weight of the difference of colours between stages; the paper has 50 without sentences")
     matcher: str = option("", "a CLIP that looks whether pictures fit their sentences, a file or an id of the registry")
     match: float = option(1.0, "weight of what the matcher says")
+    seek: float = option(0.0, "weight of how little two latents of one sentence differ in their pictures")
     ema: float = option(0.999, "share of the average of G's weights that a step keeps")
     mirror: bool = option(False, "show half of the real pictures mirrored")
     balance: bool = option(False, "draw every class by the square root of its size")
@@ -98,7 +100,7 @@ class Trainer:
             self.held_out = [i for i in self.held_out if weights[i] > 0]
         self.shown = torch.from_numpy(data.pictures()).permute(0, 3, 1, 2).contiguous().to(device)
         self.embeddings, self.texts = embedded(s.encoder, data, device)
-        self.matcher = Matcher(s.matcher, self.texts, device) if s.matcher else None
+        self._match(s, device)
         torch.manual_seed(s.seed)
         self.G: Any = _plain(stackgan.build("G", self._config(first)), device)
         code_dim = s.code_dim if self.text else 0
@@ -113,6 +115,34 @@ class Trainer:
         self.augment = Augment(s.augpipe).to(device) if s.aug == "ada" else None
         self.seen = 0
         self._sow(s.seed * self.workers.count + self.workers.rank)
+
+    def _match(self, s: Settings, device: torch.device) -> None:
+        self.matcher: Matcher | None = None
+        if not s.matcher:
+            return
+        if not self.text:
+            raise BadInput("--matcher looks at sentences; name their --encoder, or leave it out.")
+        assert isinstance(self.data, CaptionedSet)
+        drawn = [i for i, share in zip(self.trained, self.shares.tolist(), strict=True) if share > 0]
+        labels = self.data.labels
+        kinds = sorted({int(labels[i]) for i in drawn}) if labels is not None and labels.ndim == 1 else []
+        swaps = Swaps(self.data, kinds)
+        # For every sentence of a picture, what it would be of the other kinds.
+        self.swaps = {(i, k): swaps(text, i) for i in drawn for k, text in enumerate(self.texts[i])}
+        every = dict.fromkeys(text for i in drawn for text in self.texts[i])
+        every |= dict.fromkeys(text for some in self.swaps.values() for text in some)
+        self.matcher = Matcher(s.matcher, list(every), device)
+        self.spoken = _embed(s.encoder, list(every), device)
+
+    def _said_otherwise(self, chosen: list[int], which: list[int]) -> tuple[list[str], list[list[str]]]:
+        """The sentences of pictures, then each with another noun, where it has one; and those with every noun."""
+        others = [self.swaps[at] for at in zip(chosen, which, strict=True)]
+        texts = [self.texts[i][k] for i, k in zip(chosen, which, strict=True)]
+        changed = [some[self._below(len(some))] if some else text for some, text in zip(others, texts, strict=True)]
+        return texts + changed, others + others
+
+    def _below(self, n: int) -> int:
+        return int(torch.randint(n, (), generator=self.rng))
 
     @property
     def text(self) -> bool:
@@ -168,19 +198,25 @@ class Trainer:
         s, n = self.settings, self.settings.batch // self.workers.count
         chosen, others, which = self.draw(n)
         real, wrong = self.real(chosen), self.real(others)
-        z = self.noise(n, s.z_dim)
+        embedding, said, nouns = None, [], []  # type: Tensor | None, list[str], list[list[str]]
+        if self.matcher is not None:
+            said, nouns = self._said_otherwise(chosen, which)
+            embedding = torch.stack([self.spoken[text] for text in said])
+        elif self.text:
+            embedding = torch.stack([self.embeddings[i][k] for i, k in zip(chosen, which, strict=True)])
+        z = self.noise(n if embedding is None else len(embedding), s.z_dim)
         code = mu = logvar = None
         with self.autocast():
-            if self.text:
-                embedding = torch.stack([self.embeddings[i][k] for i, k in zip(chosen, which, strict=True)])
-                code, mu, logvar = self.G.condition(embedding.to(z.device), self.noise(n, s.code_dim))
+            if embedding is not None:
+                code, mu, logvar = self.G.condition(embedding.to(z.device), self.noise(len(z), s.code_dim))
             fake = [x.float() for x in self.G.paint(z, z if code is None else code)]
         seen = None if mu is None else mu.float().detach()
         losses, signs = [], []
         for stage, D in enumerate(self.Ds):
-            shown = self._augmented(torch.cat([x[stage].detach() for x in (real, wrong, fake)])).chunk(3)
+            shown = self._augmented(torch.cat([x[stage].detach() for x in (real, wrong, fake)])).split([n, n, len(z)])
             with self.autocast():
-                of_real, of_wrong, of_fake = (self._scores(D, x, seen) for x in shown)
+                of_real, of_wrong = (self._scores(D, x, None if seen is None else seen[:n]) for x in shown[:2])
+                of_fake = self._scores(D, shown[2], seen)
             losses.append(loss_of_d(of_real, of_wrong, of_fake, s.uncond))
             signs.append([of_real[-1].detach().sign().mean(), of_fake[-1].detach().sign().mean()])
             self._descend(D, self.opts[stage], losses[-1])
@@ -192,7 +228,8 @@ class Trainer:
             shown = self._augmented(fake[stage])
             with self.autocast():
                 scores = self._scores(D, shown, None if mu is None else mu.float())
-            doubt = doubt + loss_of_g(scores, s.uncond)
+            # A sentence with another noun has no real picture that D could know to fit it.
+            doubt = doubt + loss_of_g([scores[0][:n], *scores[1:]], s.uncond)
         loss_g, figures = doubt, {}
         if mu is not None and logvar is not None:
             figures["loss_kl"] = divergence(mu.float(), logvar.float())
@@ -201,10 +238,16 @@ class Trainer:
             figures["loss_color"] = color_difference(fake)
             loss_g = loss_g + s.color * figures["loss_color"]
         if self.matcher is not None:
-            texts = [self.texts[i][k] for i, k in zip(chosen, which, strict=True)]
             with self.autocast():
-                figures["loss_match"] = self.matcher(fake[-1], texts)
-            loss_g = loss_g + s.match * figures["loss_match"]
+                figures["loss_match"], figures["loss_kind"] = self.matcher(fake[-1], said, nouns)
+            loss_g = loss_g + s.match * (figures["loss_match"] + figures["loss_kind"])
+        if s.seek:
+            some = slice(0, max(2, n // 4))
+            other = self.noise(some.stop, s.z_dim)
+            with self.autocast():
+                again = self.G.paint(other, other if code is None else code[some])[-1].float()
+            figures["loss_seek"] = sameness(fake[-1][some], again, z[some], other)
+            loss_g = loss_g + s.seek * figures["loss_seek"]
         self._descend(self.G, self.opt_g, loss_g)
         for D in self.Ds:
             D.requires_grad_(True)
@@ -325,40 +368,6 @@ class Trainer:
         return taken
 
 
-class Matcher:
-    """How badly pictures fit their own sentences among those of the batch: the word that a pair of encoders has in
-    "AttnGAN" (Xu et al., 2018, arXiv:1711.10485), here of a CLIP that stays as it is.
-
-    Raises:
-        BadInput: the training has no sentences.
-        CheckpointError: the file is no CLIP.
-    """
-
-    ALIKE = 0.95
-    """Sentences whose features are nearer than this say the same."""
-
-    def __init__(self, name: str, texts: list[list[str]], device: torch.device):
-        if not texts:
-            raise BadInput("--matcher looks at sentences; name their --encoder, or leave it out.")
-        network: Any = models.read(checkpoint.read(checkpoint_file(name)), "clip")
-        self.clip: Any = network.to(device).eval().requires_grad_(False)
-        every = list(dict.fromkeys(text for some in texts for text in some))
-        self.at = {text: k for k, text in enumerate(every)}
-        blocks = [every[k : k + 512] for k in range(0, len(every), 512)]
-        tokens = (self.clip.words(block).to(device) for block in blocks)
-        with torch.inference_mode():
-            found = torch.cat([self.clip.encode_tokens(some).float() for some in tokens])
-        self.features = found.clone()
-
-    def __call__(self, pictures: Tensor, texts: list[str]) -> Tensor:
-        """Pictures [N, 3, H, W] in [-1, 1] and a sentence for each -> the mean cross-entropy."""
-        wanted = self.features[torch.tensor([self.at[text] for text in texts], device=pictures.device)]
-        scores = self.clip.encode_image(pictures).float() @ wanted.T * self.clip.clip.logit_scale.exp()
-        own = torch.eye(len(wanted), dtype=torch.bool, device=wanted.device)
-        same = (wanted @ wanted.T > self.ALIKE) & ~own
-        return F.cross_entropy(scores.masked_fill(same, -torch.inf), torch.arange(len(wanted), device=wanted.device))
-
-
 class Spoken(nn.Module):
     """A text generator as one of latents alone: the sentences [N, text_dim] come in turn, without noise."""
 
@@ -382,15 +391,20 @@ def embedded(encoder: str, data: PictureSet, device: torch.device) -> tuple[list
     if not encoder:
         return [], []
     assert isinstance(data, CaptionedSet)
+    found = _embed(encoder, sorted({text for captions in data.captions for text in captions}), device)
+    return [torch.stack([found[text] for text in captions]).clone() for captions in data.captions], data.captions
+
+
+def _embed(encoder: str, texts: list[str], device: torch.device) -> dict[str, Tensor]:
+    """Embeddings [text_dim] of sentences, on the CPU."""
     network = models.read(checkpoint.read(checkpoint_file(encoder)), "char_cnn_rnn").to(device)
-    texts = sorted({text for captions in data.captions for text in captions})
     found: dict[str, Tensor] = {}
     with torch.inference_mode():
         for at in range(0, len(texts), 64):
             block = texts[at : at + 64]
             out = network(one_hot(torch.stack([places(text) for text in block])).to(device)).cpu()
-            found |= dict(zip(block, out, strict=True))
-    return [torch.stack([found[text] for text in captions]).clone() for captions in data.captions], data.captions
+            found |= dict(zip(block, out.clone(), strict=True))
+    return found
 
 
 def loss_of_d(real: list[Tensor], wrong: list[Tensor], fake: list[Tensor], uncond: float) -> Tensor:
@@ -411,6 +425,13 @@ def loss_of_g(fake: list[Tensor], uncond: float) -> Tensor:
 def divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     """Of normal distributions [N, code_dim] from the standard one, by number: the mean, not the sum."""
     return (mu.square() + logvar.exp() - 1 - logvar).mean() / 2
+
+
+def sameness(a: Tensor, b: Tensor, z_a: Tensor, z_b: Tensor) -> Tensor:
+    """How little pictures [N, C, H, W] differ for what their latents [N, z_dim] do ("Mode Seeking GANs", Mao et al.,
+    2019, arXiv:1903.05628)."""
+    apart = (a - b).abs().flatten(1).mean(1) / (z_a - z_b).abs().mean(1)
+    return (1 / (apart + 0.05)).mean()
 
 
 def color_difference(stages: list[Tensor]) -> Tensor:

@@ -1,0 +1,96 @@
+"""Whether pictures fit their sentences, as a CLIP sees it, and sentences that name another kind than their picture's.
+
+A pair of encoders has this word in the training of "AttnGAN" (Xu et al., 2018, arXiv:1711.10485); here it is a CLIP
+that stays as it is. No picture shows a purple pear, but a sentence about a purple plum names one once its noun is
+changed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganhub import checkpoint, models
+from ganhub.data.captions import CaptionedSet
+from ganhub.data.sentences import plural, singular
+from ganhub.training.options import checkpoint_file
+
+ALIKE = 0.95
+"""Sentences whose features are nearer than this say the same."""
+
+_ARTICLE = re.compile(r"\ban? (?=(\w))")
+
+
+class Swaps:
+    """Sentences of a set with the noun of each of some kinds in turn.
+
+    Args:
+        data: has classes.
+        kinds: which of them.
+    """
+
+    def __init__(self, data: CaptionedSet, kinds: list[int]):
+        names = [data.classes[kind] for kind in kinds]
+        self.nouns = [(singular(name), plural(name)) for name in names]
+        self.place = {kind: k for k, kind in enumerate(kinds)}
+        self.labels = [int(label) for label in data.labels] if data.labels is not None else []
+
+    def __call__(self, text: str, picture: int) -> list[str]:
+        """A sentence of a picture -> what it would be of each kind; empty where it does not name its own."""
+        own = self.place.get(self.labels[picture]) if self.labels else None
+        if own is None:
+            return []
+        one, many = self.nouns[own]
+        parts = re.split(rf"\b({re.escape(many)}|{re.escape(one)})\b", text)
+        if len(parts) < 3:
+            return []
+        said = []
+        for nouns in self.nouns:
+            words = [nouns[part == many] if k % 2 else part for k, part in enumerate(parts)]
+            said.append(_ARTICLE.sub(lambda m: "an " if m[1] in "aeiou" else "a ", "".join(words)))
+        return said
+
+
+class Matcher:
+    """How badly pictures fit their sentences: among those of the batch, and among the kinds that they could name.
+
+    Args:
+        name: a CLIP, a file or an id of the registry.
+        texts: all sentences that it will be asked about.
+
+    Raises:
+        CheckpointError: the file is no CLIP.
+    """
+
+    def __init__(self, name: str, texts: list[str], device: torch.device):
+        network: Any = models.read(checkpoint.read(checkpoint_file(name)), "clip")
+        self.clip: Any = network.to(device).eval().requires_grad_(False)
+        self.at = {text: k for k, text in enumerate(texts)}
+        blocks = (texts[k : k + 512] for k in range(0, len(texts), 512))
+        with torch.inference_mode():
+            found = [self.clip.encode_tokens(self.clip.words(block).to(device)).float() for block in blocks]
+        self.features = torch.cat(found).clone()
+
+    def of(self, texts: list[str]) -> Tensor:
+        """Features [N, D] of sentences."""
+        return self.features[torch.tensor([self.at[text] for text in texts], device=self.features.device)]
+
+    def __call__(self, pictures: Tensor, texts: list[str], others: list[list[str]]) -> tuple[Tensor, Tensor]:
+        """Pictures [N, 3, H, W] in [-1, 1], the sentence of each, and the same of every kind (or none of them) ->
+        mean cross-entropies among the sentences of the batch and among the kinds."""
+        scale = self.clip.clip.logit_scale.exp()
+        seen, wanted = self.clip.encode_image(pictures).float(), self.of(texts)
+        own = torch.eye(len(wanted), dtype=torch.bool, device=wanted.device)
+        same = (wanted @ wanted.T > ALIKE) & ~own
+        scores = (seen @ wanted.T * scale).masked_fill(same, -torch.inf)
+        batch = F.cross_entropy(scores, torch.arange(len(wanted), device=wanted.device))
+        named = [k for k, some in enumerate(others) if some]
+        if not named:
+            return batch, torch.zeros_like(batch)
+        kinds = self.of([text for k in named for text in others[k]]).unflatten(0, (len(named), -1))
+        right = torch.tensor([others[k].index(texts[k]) for k in named], device=wanted.device)
+        return batch, F.cross_entropy(torch.einsum("nd,nkd->nk", seen[named], kinds) * scale, right)
