@@ -197,8 +197,11 @@ def test_a_marked_photo_leaves_no_trace(app, tmp_path):
         "age_face_picture": {"checkpoint": "tiny-both", "face": -1},
         "age_strip": ages,
         "age_video": {**ages, "frames": 4},
+        "project_face": {"steps": 2},
     }.items():
         asked(client, endpoint, photo.file, **more)
+    for endpoint in ("edit_face", "edit_face_picture"):
+        client.predict(mix=5, mix_layers="0-3", api_name=f"/{endpoint}")
     with pytest.raises(AppError):
         asked(client, "age_face", photo.file, checkpoint="tiny-both", consent=False)
     with pytest.raises(AppError):
@@ -210,7 +213,7 @@ def test_a_marked_photo_leaves_no_trace(app, tmp_path):
     new = {path for place in places for path in place.rglob("*")} - before
     assert [path for path in new if path.is_file() and path.suffix != ".json"] == []
     given = [path for path in (tmp_path / "given").rglob("*") if path.is_file()]
-    assert len(given) == 6 and not any(photo.word.encode() in path.read_bytes() for path in given)
+    assert len(given) == 11 and not any(photo.word.encode() in path.read_bytes() for path in given)
     assert client.predict(api_name="/delete_photos") == {"deleted": False}
 
 
