@@ -95,4 +95,4 @@ def _aligned(source: Source, file: Any) -> Image.Image:
     if "align" not in source.row.preprocess:
         return photo
     (face,) = chosen(find_faces(photo))
-    return align(photo, face, source.row.preprocess).picture
+    return align(photo, face, {"size": source.facts["img_size"][0], **source.row.preprocess}).picture
