@@ -170,6 +170,20 @@ def test_stop_keeps_what_was_reached(part):
     assert pixels(page[part.now]).shape == (256, 256, 3)
 
 
+def test_deleting_ends_a_search_and_nothing_of_it_stays(part):
+    with_photo(part)
+    updates = part.found(search(part, steps=1000), ME)
+    for update in updates:
+        if update.get(part.now):
+            part.tab.forget(ME)
+            break
+    with pytest.raises(gr.Error, match="not here any more"):
+        through(updates)
+    with pytest.raises(BadInput):
+        part.tab.store.latents_of("me")
+    assert not list(part.tab.store.root.rglob("*.png"))
+
+
 def test_a_sentence_needs_a_clip_that_knows_faces(part):
     found(part)
     with pytest.raises(gr.Error, match="clip-vit-b-32"):

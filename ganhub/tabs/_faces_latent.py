@@ -125,6 +125,7 @@ class LatentPart(LatentLayout):
                 latent = event.latent
                 with self._files(who) as folder:
                     yield {self.now: self._saved(event.picture, folder)}
+        self.tab.store.get(who)  # a photo that was deleted meanwhile leaves no latent
         if result is not None:
             self.tab.store.keep_latents(who, self._begun(who, result.latents))
             words = f"Found in {result.figures['seconds']:.0f} s. Sliders, seeds and sentences go on from here."

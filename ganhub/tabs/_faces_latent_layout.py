@@ -129,8 +129,10 @@ class LatentLayout:
         self.strip = gr.Image(
             visible=False, label="From A to B (AI-generated)", elem_id="faces-morph-strip", **{**how, "height": None}
         )
-        self.video = gr.Video(visible=False, show_label=False, interactive=False, buttons=["download"], loop=True,
-                              elem_id="faces-morph-video")  # fmt: skip
+        self.video = gr.Video(
+            visible=False, show_label=False, height=270, interactive=False, buttons=["download"], loop=True,
+            elem_id="faces-morph-video",
+        )  # fmt: skip
 
 
 def directions_words(row: Checkpoint, count: int) -> str:
