@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -228,10 +229,26 @@ def _gathered(
     judge = yield from _scorer(source, given)
     seeds = [(request.seed + n) % 2**32 for n in range(request.samples)]
     latents = yield from source.latents(seeds, space, words="Drawing latents")
-    drawn = latents if space != "z" or not source.facts["w_dim"] else (yield from source.latents(seeds, "w"))
-    (seen,) = yield from source.looks(drawn, [judge.network], f"Looking at {request.samples} pictures")
+    seen = yield from _looked(source, request, seeds, judge.network)
     places, labels = stats.top_and_bottom(judge.scores(seen), request.keep)
     return latents[places], labels, judge, f"{judge.title}, the highest and lowest of {request.samples} pictures"
+
+
+_memory: WeakKeyDictionary[Any, dict[Any, np.ndarray]] = WeakKeyDictionary()
+"""What networks saw in the samples, of each engine: another attribute or sentence needs no second look."""
+MOST_REMEMBERED = 8
+
+
+def _looked(source: Source, request: LearnRequest, seeds: list[int], network: str) -> Events[np.ndarray]:
+    known = _memory.setdefault(source.engine, {})
+    key = (source.row.id, source.sha256, network, request.samples, request.seed, request.label, request.precision)
+    if key not in known:
+        drawn = yield from source.latents(seeds, source.space)
+        (seen,) = yield from source.looks(drawn, [network], f"Looking at {request.samples} pictures")
+        known[key] = seen
+        for old in list(known)[:-MOST_REMEMBERED]:
+            known.pop(old, None)
+    return known[key]
 
 
 def _saved(source: Source, saved: Latents, space: str) -> Events[np.ndarray]:

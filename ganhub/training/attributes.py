@@ -4,9 +4,11 @@
     python -m ganhub.training.attributes --fruit fruit.zip
 
 Portraits: age and gender as the set's labels.csv tells them; glasses and teeth (a smile) as marked by eye in a table,
-and the expression where the set tells it. Fruit: colour, number and whether it is cut, as `data/describe.py` sees them.
-The trunk begins as the small features; what is unknown of a picture is left out of the loss. The held-out pictures are
-those that the small features did not learn from either: whole people, whole pages.
+and the expression where the set tells it; and whether a portrait was taken for the Congress, whose light and colours
+go together with smiles, so that directions can be made independent of them. Fruit: colour, number and whether it is
+cut, as `data/describe.py` sees them. The trunk begins as the small features; what is unknown of a picture is left out
+of the loss. The held-out pictures are those that the small features did not learn from either: whole people, whole
+pages.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from ganhub.registry import load_registry
 from ganhub.training.features import held_out, vary
 from ganhub.training.loop import Run, ship
 
-PORTRAITS = ("age", "gender", "glasses", "smile")
+PORTRAITS = ("age", "gender", "glasses", "smile", "congress")
 FRUIT = ("red", "green", "several", "cut")
 MIDDLE_AGE, SPREAD = 50.0, 8.0
 """The log odds of age are 0 at this many years, and 1 so many years later."""
@@ -48,7 +50,7 @@ class Recipe:
 
 
 def portraits(data: PictureSet, marks: Path) -> tuple[np.ndarray, list[str]]:
-    """Probabilities [N, 4], nan where unknown, and which person each picture shows.
+    """Probabilities [N, 5], nan where unknown, and which person each picture shows.
 
     Raises:
         BadInput: the table cannot be read.
@@ -67,6 +69,7 @@ def portraits(data: PictureSet, marks: Path) -> tuple[np.ndarray, list[str]]:
         answers[i, 2] = float(mark["glasses"]) if mark.get("glasses") else np.nan
         told = {"smiling": 1.0, "neutral": 0.0}.get(row.get("expression", ""), np.nan)
         answers[i, 3] = float(mark["teeth"]) if mark.get("teeth") else told
+        answers[i, 4] = row.get("source") == "congress"
     return answers, [re.sub("neutral|smiling", "", name) for name in data.names]
 
 
