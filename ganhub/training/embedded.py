@@ -189,6 +189,7 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
                 "matcher": "clip-fruit",
                 "z_dim": 64,
                 "code_dim": 64,
+                "ndf": 32,
                 "residuals": 1,
                 "kl": 0.02,
                 "aug": "ada",
