@@ -28,9 +28,11 @@ from ganhub.imaging.mark import mark
 from ganhub.latents import Latents
 from ganhub.pipelines._work import imaged, provenance
 from ganhub.pipelines.faces import need_consent
-from ganhub.pipelines.project import PIXEL_WEIGHT, brought, eyes_for
+from ganhub.pipelines.project import brought, eyes_for
 from ganhub.pipelines.requests import Picture, Progress, number, whole
 from ganhub.registry import Checkpoint, Registry, make_row, to_yaml
+
+PIXEL_WEIGHT = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,22 +104,22 @@ def tune(registry: Registry, request: TuneRequest) -> Generator[Any, None, None]
         weight.requires_grad_(True)
     optimizer = torch.optim.Adam(weights, lr=request.lr)
 
-    def distance() -> tuple[torch.Tensor, torch.Tensor]:
-        images = G.synthesis(ws, noise_mode="const")
-        seen = perception.features(network, images, heads)
-        return images, (seen - wanted).square().sum()
+    def apart(images: torch.Tensor) -> torch.Tensor:
+        return (perception.features(network, images, heads) - wanted).square().sum()
 
     def figures() -> tuple[np.ndarray, list[float]]:
+        """The picture as it is written, and how far that is from the photo."""
         with torch.no_grad():
-            images, far = distance()
-        pixels = imaging.to_uint8(images)[0]
+            pixels = imaging.to_uint8(G.synthesis(ws, noise_mode="const"))[0]
+            far = float(apart(perception.pixels_of([pixels], device)))
         rmse = float(np.sqrt(np.square(pixels.astype(np.float64) - target).mean()))
-        return pixels, [round(float(far), 4), round(rmse, 2)]
+        return pixels, [round(far, 4), round(rmse, 2)]
 
     _, before = figures()
     began = time.monotonic()
     for step in range(1, request.steps + 1):
-        images, far = distance()
+        images = G.synthesis(ws, noise_mode="const")
+        far = apart(images)
         loss = far + PIXEL_WEIGHT * ((images - wanted_pixels) / 2).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
