@@ -9,7 +9,7 @@ import torch
 import yaml
 from engine_rig import row
 from PIL import Image
-from project_rig import write_faces
+from project_rig import eyes, write_faces
 
 from ganhub import checkpoint, models
 from ganhub.cli import main
@@ -19,9 +19,10 @@ from ganhub.engine.loading import facts_of
 from ganhub.engine.slots import SlotGroup
 from ganhub.engine.tickets import Ticket
 from ganhub.errors import BadInput
-from ganhub.imaging import read_provenance
+from ganhub.imaging import read_provenance, to_uint8
 from ganhub.latents import load_latents
 from ganhub.metrics.pictures import lpips
+from ganhub.models import stylegan3
 from ganhub.models.lpips import LPIPS
 from ganhub.models.vgg import Trunk
 from ganhub.pipelines import project as pipeline
@@ -40,13 +41,13 @@ def nvidia(shared):
     """The generator of the reference case, and the network that stands in for VGG there."""
     folder = shared / "reference"
     G = models.read(checkpoint.read(folder / "stylegan2ada" / "f_skip_uncond_r32.nosrc.pkl"), "stylegan2")
-    eyes = Trunk("vgg", [[8], [12], [16]])
+    stand_in = Trunk("vgg", [[8], [12], [16]])
     with np.load(folder / "projector" / "vgg16_stub.weights.npz") as arrays, torch.no_grad():
         for place, name in ((0, "c1"), (3, "c2"), (6, "c3")):
-            eyes.features[place].weight.copy_(torch.from_numpy(arrays[f"{name}.weight"]))
-            eyes.features[place].bias.copy_(torch.from_numpy(arrays[f"{name}.bias"]))
+            stand_in.features[place].weight.copy_(torch.from_numpy(arrays[f"{name}.weight"]))
+            stand_in.features[place].bias.copy_(torch.from_numpy(arrays[f"{name}.bias"]))
     facts = facts_of(row("reference", "stylegan2"), G, "exact")
-    return Loaded(Key("reference", "exact"), G, facts, 1), entry("stand-in", "vgg", eyes)
+    return Loaded(Key("reference", "exact"), G, facts, 1), entry("stand-in", "vgg", stand_in)
 
 
 @pytest.fixture
@@ -220,6 +221,25 @@ def test_projections_of_several_visitors_share_batches_and_end_as_alone(engine, 
         assert cosine > 0.999
 
 
+@pytest.mark.parametrize("method", ["direct", "nvidia"])
+def test_generators_without_noise_maps_are_projected_into(method):
+    """StyleGAN3 has none."""
+    torch.manual_seed(0)
+    channels = stylegan3.widths(16, num_layers=5, channel_base=256, channel_max=8)
+    config = {"z_dim": 8, "w_dim": 12, "c_dim": 0, "img_resolution": 16, "channels": channels}
+    G = stylegan3.build("G", config).eval().requires_grad_(False)
+    networks = entry("three", "stylegan3", G), entry("eyes", "features", eyes())
+    with torch.no_grad():
+        target = to_uint8(G(torch.randn(1, 8)))[0]
+    ticket = Ticket(Fit("three", "project", {"target": target, "method": method, "space": "w+"}, steps=25, lr=0.1))
+    group = SlotGroup(networks, "project", torch.device("cpu"), 1)
+    group.join(ticket)
+    while not ticket.done():
+        group.step()
+    told = [step.loss for step in ticket.pending(0)]
+    assert ticket.result()["latent"].shape == (G.num_ws, 12) and told[-1] < 0.7 * told[0]
+
+
 def test_lpips_is_taken_where_it_is_here(tmp_path):
     """A VGG and its heads as published files give the distance of `ganhub.metrics`."""
     trunk = Trunk("vgg", [[4], [8]]).eval()
@@ -238,10 +258,10 @@ def test_lpips_is_taken_where_it_is_here(tmp_path):
     (tmp_path / "rows.yaml").write_text(yaml.safe_dump(rows))
     registry = load_registry(tmp_path / "rows.yaml")
     assert pipeline.eyes_for(registry).row.id == "features-small"
-    eyes = pipeline.eyes_for(registry, "small-lpips")
+    found = pipeline.eyes_for(registry, "small-lpips")
     a, b = np.random.RandomState(0).randint(0, 256, (2, 24, 24, 3), np.uint8)
     with Engine(registry, device="cpu") as engine:
-        got = engine.run(Job("small-vgg", "differ", {"pixels": a, "target": b, "heads": eyes.heads}))
+        got = engine.run(Job("small-vgg", "differ", {"pixels": a, "target": b, "heads": found.heads}))
     network = LPIPS(trunk, models.read(checkpoint.read(tmp_path / "heads.pth"), "lpips"))
     assert got == pytest.approx(lpips(a, b, network), rel=1e-4)
 
