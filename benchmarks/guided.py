@@ -1,10 +1,11 @@
 """CLIP-guided jobs together, one after another, and by a plain loop as public scripts have it. One JSON line.
 
     python -m benchmarks.guided [--jobs 8] [--steps 20] [--cutouts 0] [--generator stylegan2-fruit] [--clip clip-fruit]
+    python -m benchmarks.guided --size 256      # a generator of random weights, larger than what the CLIP takes in
 
 All three optimise the same latents towards the same sentences with Adam. `together` is this project's engine with a
 slot for every job, `alone` the same engine with one slot, `plain` a loop that a script would have: the networks as
-they are read, float32, in the usual layout, one job at a time. They take turns.
+they are read, float32, in the usual layout, at full size, one job at a time. They take turns.
 """
 
 from __future__ import annotations
@@ -12,21 +13,35 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
 from ganhub import checkpoint, hub, models
+from ganhub.checkpoint import Network
 from ganhub.engine import Engine, Fit, Job
 from ganhub.engine.device import choose
-from ganhub.registry import load_registry
+from ganhub.models import stylegan2
+from ganhub.registry import Checkpoint, Registry, load_registry
 
 SENTENCES = ("a red apple", "a green pear", "a purple plum", "an orange", "a yellow lemon", "a peach, cut open",
              "black grapes", "red strawberries")  # fmt: skip
 
 
+def random_generator(size: int, folder: str) -> Checkpoint:
+    """The row of a StyleGAN2 with a quarter of the published channels."""
+    torch.manual_seed(0)
+    G = stylegan2.build("G", stylegan2.standard_config("G", size, channel_base=8192, channel_max=128))
+    file = Path(folder) / "random.safetensors"
+    checkpoint.save(file, {"G": Network("Generator", G.config, G.state_dict())}, {"family": "stylegan2"})
+    about = {"license": "none", "commercial_use": True, "credit": "none", "title": "Random weights"}
+    return Checkpoint(id="random", task=["generate", "clip"], family="stylegan2", source={"path": str(file)}, **about)
+
+
 def engine_of(slots: int, args: argparse.Namespace) -> Engine:
-    engine = Engine(load_registry(), device=args.device, precision=args.precision, slots=slots)
+    engine = Engine(args.registry, device=args.device, precision=args.precision, slots=slots)
     engine.describe(args.generator)
     engine.describe(args.clip)
     return engine
@@ -54,7 +69,7 @@ class Plain:
     """The loop of a public script."""
 
     def __init__(self, args: argparse.Namespace):
-        registry = load_registry()
+        registry = args.registry
 
         def read(name: str) -> torch.nn.Module:
             row = registry.find(name)
@@ -93,7 +108,17 @@ def main() -> None:
         "--precision", choices=("exact", "fast"), default="exact", help="of the engine; the loop's is float32"
     )
     parser.add_argument("--device")
+    parser.add_argument("--size", type=int, help="side of a generator of random weights, in place of --generator")
     args = parser.parse_args()
+    args.registry = load_registry()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.size:
+            args.registry = Registry([*args.registry, random_generator(args.size, folder)])
+            args.generator = "random"
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
     together = engine_of(args.jobs, args)
     alone = engine_of(1, args)
     plain = Plain(args)
@@ -116,6 +141,7 @@ def main() -> None:
         json.dumps(
             {
                 "generator": args.generator,
+                "size": args.size,
                 "clip": args.clip,
                 "jobs": args.jobs,
                 "steps": args.steps,
