@@ -122,15 +122,21 @@ def line_of(direction: Direction) -> str:
     others = ", ".join(f"{name} {values[middle + 1]:+.1f}" for name, values in list(change.items())[1:])
     low, high = card["accuracy_interval"]
     layers = "all" if direction.layers is None else f"{direction.layers[0]}-{direction.layers[1]}"
+    left = card.get("auc_left", card["auc"])
     cells = [
-        f"`{direction.id}`", f"{card['accuracy']:.0%} ({low:.0%} to {high:.0%})", f"{card['auc']:.3f}", layers,
-        f"{own[middle - 1]:+.1f} / {own[middle + 1]:+.1f}", others, f"{card['effect']['likeness'][middle + 1]:.2f}",
-    ]  # fmt: skip
+        f"`{direction.id}`",
+        f"{card['accuracy']:.0%} ({low:.0%} to {high:.0%})",
+        f"{card['auc']:.3f} / {left:.3f}",
+        layers,
+        f"{own[middle - 1]:+.1f} / {own[middle + 1]:+.1f}",
+        others,
+        f"{card['effect']['likeness'][middle + 1]:.2f}",
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
 HEAD = (
-    "| direction | held-out accuracy | AUC | layers | change of it at -1 / +1 | of others at +1 | likeness at +1 |\n"
+    "| direction | held-out accuracy | AUC / left | layers | change at -1 / +1 | of others at +1 | likeness at +1 |\n"
     "|---|---|---|---|---|---|---|\n"
 )
 

@@ -116,13 +116,13 @@ def learn(latents: np.ndarray, labels: np.ndarray, method: str = "svm", seed: in
         found[name] = (weights / scale, bias - float(centre @ (weights / scale)), penalty, held_out)
     vector, offset, penalty, held_out = found[method]
     ones, zeros = int(y.sum()), int((~y).sum())
-    accuracy, auc = _accuracy(held_out, y), _auc(held_out, y)
+    accuracy, auc = mean_accuracy(held_out, y), area(held_out, y)
     raw = x * scale + centre
     between = float((raw[y].mean(0) - raw[~y].mean(0)) @ vector) / 2
     others = {
         name: {
-            "accuracy": _accuracy(scores, y),
-            "auc": _auc(scores, y),
+            "accuracy": mean_accuracy(scores, y),
+            "auc": area(scores, y),
             "cosine": float(other @ vector / (np.linalg.norm(other) * np.linalg.norm(vector))),
         }
         for name, (other, _, _, scores) in found.items()
@@ -215,7 +215,7 @@ def _penalty(method: str, x: np.ndarray, y: np.ndarray, rng: np.random.RandomSta
             train = folds != fold
             if min(y[~train].sum(), (~y[~train]).sum()):
                 weights, _ = _fit(method, x[train], y[train], rng, penalty)
-                areas.append(_auc(x[~train] @ weights, y[~train]))
+                areas.append(area(x[~train] @ weights, y[~train]))
         found.append(areas or [0.0])
     means = np.array([np.mean(areas) for areas in found])
     error = np.std(found[int(means.argmax())]) / np.sqrt(3)
@@ -269,12 +269,13 @@ def _chance(x: np.ndarray, y: np.ndarray, rng: np.random.RandomState, shuffles: 
     return float((1 + (agreement[1:] >= agreement[0] - 1e-12).sum()) / (1 + shuffles))
 
 
-def _accuracy(scores: np.ndarray, y: np.ndarray) -> float:
+def mean_accuracy(scores: np.ndarray, y: np.ndarray) -> float:
+    """Share that lies on the right side of 0, the mean over both kinds."""
     right = (scores > 0) == y
     return float((right[y].mean() + right[~y].mean()) / 2)
 
 
-def _auc(scores: np.ndarray, y: np.ndarray) -> float:
+def area(scores: np.ndarray, y: np.ndarray) -> float:
     """Probability that one with scores higher than one without."""
     from scipy.stats import rankdata
 

@@ -155,9 +155,10 @@ def learn(engine: Engine, request: LearnRequest) -> Generator[Any, None, None]:
     x = latents[:, first : last + 1] if space == "w+" else latents
     yield Progress(0, 0, f"Learning from {len(x)} latents")
     learned = stats.learn(x, labels, request.method, request.seed)
-    vector = np.zeros(latents.shape[1:])
-    vector[first : last + 1] = learned.vector if space == "w+" else 0
-    vector = vector if space == "w+" else learned.vector
+    vector = learned.vector
+    if space == "w+":
+        vector = np.zeros(latents.shape[1:])
+        vector[first : last + 1] = learned.vector
     others = yield from _known(source, space)
     still = [_found(others, name, source) for name in request.still]
     if still:
@@ -170,6 +171,9 @@ def learn(engine: Engine, request: LearnRequest) -> Generator[Any, None, None]:
         made_by=f"ganhub {ganhub.__version__}", checkpoint=source.row.id, labels=origin, **learned.figures()
     )
     direction.card.update(cosines=cosines, independent_of=[other.id for other in still])
+    if still:  # the figures are those of the direction before; this is how well what is left still tells them apart
+        along = (latents * direction.vector).reshape(len(latents), -1).sum(1)
+        direction.card["auc_left"] = round(stats.area(along, labels == 1), 4)
     effect = strip = None
     if request.effect:
         if judge is None:

@@ -44,7 +44,8 @@ def proof(card: dict[str, Any], notes: Sequence[str] = ()) -> str:
         rows.append((NAMES.get(name, name), f"accuracy {values['accuracy']:.0%}, cosine {values['cosine']:.2f}"))
     rows += [(f"Cosine with {name}", f"{value:+.2f}") for name, value in card.get("cosines", {}).items()]
     if card.get("independent_of"):
-        rows.append(("Independent of", ", ".join(card["independent_of"])))
+        left = f"; AUC of what is left {card['auc_left']:.3f}" if "auc_left" in card else ""
+        rows.append(("Independent of", ", ".join(card["independent_of"]) + left))
     body = "".join(f"<div><dt>{_(name)}</dt><dd>{_(value)}</dd></div>" for name, value in rows)
     told = "".join(f"<li>{_(one)}</li>" for one in notes)
     return f'<div class="proof"><p>{_(first)}</p><dl>{body}</dl>{f"<ul>{told}</ul>" if told else ""}</div>'

@@ -143,7 +143,7 @@ def train(data: PictureSet, answers: np.ndarray, groups: list[str], names: tuple
 @torch.no_grad()
 def accuracy(network: AttributeNet, x: Tensor, y: Tensor, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """On held-out pictures, by attribute: mean accuracy over both sides, AUC, and how many on either."""
-    from ganhub.metrics.directions import _accuracy, _auc
+    from ganhub.metrics.directions import area, mean_accuracy
 
     said = torch.cat([network(part.float() / 127.5 - 1) for part in x.split(256)]).numpy()
     found = {}
@@ -151,8 +151,8 @@ def accuracy(network: AttributeNet, x: Tensor, y: Tensor, names: tuple[str, ...]
         sure = ((y[:, k] < 0.4) | (y[:, k] > 0.6)).numpy()  # ages near the middle are on neither side
         scores, truth = said[sure, k], y[sure, k].numpy() > 0.5
         found[name] = {
-            "accuracy": round(_accuracy(scores, truth), 3),
-            "auc": round(_auc(scores, truth), 3),
+            "accuracy": round(mean_accuracy(scores, truth), 3),
+            "auc": round(area(scores, truth), 3),
             "with": int(truth.sum()),
             "without": int((~truth).sum()),
         }
