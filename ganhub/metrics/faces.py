@@ -174,8 +174,9 @@ def fit_ages(
 
     Args:
         faces: on the device of the network; nobody of them is held out.
-        robust: pictures are changed by as much (of 1), in the way that misleads the network most (Goodfellow et al.,
-            2015), so that later what pleases it has to be seen, and no noise will do.
+        robust: pictures, at the size at which they are seen, are changed by up to this length (the root of all squares,
+            of colours from 0 to 1) in the way that misleads the network most (Goodfellow et al., 2015; Engstrom et al.,
+            2019, arXiv:1906.00945), so that later what pleases it has to be seen, and no noise will do.
     """
     decade = (faces.ages / 10).long().clamp(2, 7)
     weights = torch.bincount(decade.cpu(), minlength=8).double().clamp(min=1)[decade.cpu()] ** -1
@@ -189,11 +190,14 @@ def fit_ages(
     def step(x: Tensor, index: Tensor) -> Tensor:
         ages = faces.ages[index]
         if robust:
-            # from a random start, which one step needs (Wong et al., 2020)
-            start = (torch.rand_like(x) * 2 - 1) * robust
-            near = (x + start).requires_grad_(True)
+            # colours tell the photographer; what is left between grey and a little more than they are tells the face
+            share = torch.rand(len(x), 1, 1, 1, device=x.device) * 1.2
+            x = x.mean(1, keepdim=True).lerp(x, share)
+            x = F.interpolate(x, net.mask.shape[2:], mode="bilinear", antialias=True)
+            near = x.requires_grad_(True)
             (slope,) = torch.autograd.grad(loss_of(near, ages), near)
-            x = x + (start + 1.25 * robust * slope.sign()).clamp(-robust, robust)
+            far = 2 * robust * torch.rand(len(x), 1, 1, 1, device=x.device)  # colours go from -1 to 1 here
+            x = x.detach() + far * slope / slope.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
         return loss_of(x, ages)
 
     _fit(net, list(net.parameters()), faces, weights, step, steps, batch, seed, dtype)

@@ -1,14 +1,22 @@
-"""Faces made older and younger: CycleGAN between young and old people (Zhu et al., 2017, arXiv:1703.10593).
+"""Faces made older and younger: one network for each way, as in CycleGAN (Zhu et al., 2017, arXiv:1703.10593).
 
-Nobody is there twice, so each network is held by what comes back: an old face made of a young one becomes the young
-one again, and one of the right age stays as it is. As in Wang et al. (2018, "Face Aging with Identity-Preserved
-Conditional GANs") and Antipov et al. (2017, arXiv:1702.01983), a network that tells ages says whether the age is the
-wanted one, and one that tells people apart whether it is still the same person; both learn from the set first.
+Nobody is there twice, so nothing says what a young face should become. Four things stand in for it:
+
+- the difference between the mean old and the mean young of those who look like a face (Burt and Perrett, 1995,
+  "Perception of age in adult Caucasian male faces"), which also holds on to who it is: in a first phase the networks
+  learn to draw faces with it, and later they are held near to it;
+- a network that tells ages says whether a face moved by the wanted years, as in Wang et al. (2018, "Face Aging with
+  Identity-Preserved Conditional GANs") and Antipov et al. (2017, arXiv:1702.01983). It sees little of fine texture and
+  learned from pictures that mislead it, else a pattern of dots would please it best. Nor does it see the mouth: it
+  would find ages in smiles;
+- discriminators say whether what was made old looks like the old ones (least squares);
+- at a weight, and at twice the time of a step: an old face made of a young one becomes the young one again, one of the
+  right age stays, and a network that tells people apart sees the same person.
 
 The set is one of `ganhub data prepare --crop face --margin 3.6 --labels ...` whose rows, or names, tell ages. One
 person of ten is held out. What is made is judged as it will be seen: pasted back by the soft mask of a face. Young and
 old are drawn in pairs of the same source and gender, so that neither backdrop nor clothes nor era stand in for age;
-`balance` in `run.json` states it. In a first phase one network learns to draw faces at all; then it becomes two.
+`balance` in `run.json` states it.
 """
 
 from __future__ import annotations
@@ -27,12 +35,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ganhub import checkpoint, models
-from ganhub.data.ages import Aged
 from ganhub.data.dataset import PictureSet
 from ganhub.errors import BadInput
-from ganhub.metrics.faces import AGES, DIM, FaceNet, Faces, faces_of, fit_ages, fit_persons, on, vary, years
+from ganhub.metrics.faces import AGES, DIM, FaceNet, faces_of, fit_ages, fit_persons, on, vary, years
 from ganhub.models import agingan
 from ganhub.models._ageing import DIRECTIONS
+from ganhub.training.aging_pairs import Pairs, changes, group_of, mouth
 from ganhub.training.loop import lerp
 from ganhub.training.options import option
 from ganhub.training.pair import autocast, side
@@ -40,8 +48,10 @@ from ganhub.training.workers import Workers
 
 KIMG = 200
 SNAP = 20
-WIDTHS = (32, 64, 128, 192, 256)
+WIDTHS = (32, 64, 128, 192)
 """Of the two networks that guide the training."""
+SEEN = 64
+"""Side of the pictures in which they look for ages and persons: fine texture is left to D, which no pattern pleases."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +59,28 @@ class Settings:
     ngf: int = option(32, "channels of G's first layer")
     blocks: int = option(9, "residual blocks of G")
     norm: str = option("batch", "normalisation in G: batch or instance")
-    ndf: int = option(64, "channels of D's first layer")
-    batch: int = option(32, "faces of a step, a half of them young, over all processes")
+    ndf: int = option(32, "channels of D's first layer")
+    batch: int = option(16, "faces of a step, a half of them young, over all processes")
     young: int = option(45, "years up to which a face is young")
     old: int = option(58, "years from which it is old")
     warm: float = option(48.0, "thousand faces of the first phase; 0 with --resume CHECKPOINT")
+    drawn: float = option(1.2, "how much of the difference of means the first phase draws")
     lr_warm: float = option(5e-4, "learning rate of the first phase")
     lr_g: float = option(2e-4, "learning rate of G")
     lr_d: float = option(4e-4, "learning rate of D")
     weight_adversarial: float = option(1.0, "of what D says of young and old faces (least squares)")
-    weight_cycle: float = option(5.0, "of the difference to what comes back")
-    weight_same: float = option(2.5, "of the difference to a face that has the wanted age already")
-    weight_age: float = option(0.5, "of the years that a face has still to move by, in tens")
-    years: float = option(15.0, "that a face should move by, as the network of ages sees it")
-    ramp: float = option(20.0, "thousand faces over which that weight grows, while D learns what old faces look like")
-    weight_person: float = option(1.0, "of the angle to the direction of the person")
+    weight_drawn: float = option(3.0, "of the difference to what the first phase draws")
+    weight_cycle: float = option(0.0, "of the difference to what comes back")
+    weight_same: float = option(0.0, "of the difference to a face that has the wanted age already")
+    weight_age: float = option(0.5, "of the years by which a face moves too little or too much, in tens")
+    years: float = option(11.0, "that a face should move by, as the network of ages sees it")
+    ramp: float = option(1.0, "thousand faces over which that weight grows, while D learns what old faces look like")
+    weight_person: float = option(0.0, "of the angle to the direction of the person")
     weight_backdrop: float = option(10.0, "of changes outside of the face")
-    guide_steps: int = option(1500, "steps in which each guiding network learns")
-    robust: float = option(0.04, "how much the network of ages is misled while it learns")
+    guide_steps: int = option(1200, "steps in which each guiding network learns")
+    robust: float = option(0.25, "how far the network of ages is misled while it learns")
     strength: float = option(2.0, "of the changes in place and colour to what D sees; 1 is what G sees")
-    ema: float = option(0.999, "share of the average of G's weights that a step keeps")
+    ema: float = option(0.995, "share of the average of G's weights that a step keeps")
     precision: str = option("auto", "float32 or bfloat16")
     seed: int = option(0, "of weights and draws")
 
@@ -96,76 +108,17 @@ def _patches(ndf: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(8 * ndf, 1, 3, 1, 1))
 
 
-class Pairs:
-    """Young and old faces, drawn in pairs of the same source and gender.
-
-    Args:
-        faces: nobody of them is held out.
-        young, old: years up to which and from which.
-
-    Raises:
-        BadInput: there are no two such faces.
-    """
-
-    def __init__(self, faces: Faces, young: int, old: int):
-        self.faces = faces
-        groups: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
-        for i, one in enumerate(faces.about):
-            if one.age <= young or one.age >= old:
-                groups.setdefault(_group(one), ([], []))[int(one.age >= old)].append(i)
-        self.groups = {key: both for key, both in sorted(groups.items()) if all(both)}
-        self.left_out = {key: [len(one) for one in both] for key, both in groups.items() if not all(both)}
-        if young >= old or not self.groups:
-            raise BadInput(
-                f"No source and gender has faces of at most {young} and of at least {old} years; choose other --young "
-                "and --old, or add pictures."
-            )
-        self.weights = torch.tensor([min(map(len, both)) ** 0.5 for both in self.groups.values()])
-        lists = [both for both in self.groups.values()]
-        longest = max(len(one) for both in lists for one in both)
-        self.counts = torch.tensor([[len(one) for one in both] for both in lists])  # [groups, 2]
-        self.members = torch.tensor([[one + [0] * (longest - len(one)) for one in both] for both in lists])
-
-    def __call__(self, n: int, rng: torch.Generator) -> Tensor:
-        """Numbers of n young faces and of n old ones: [2, n]."""
-        group = torch.multinomial(self.weights, n, replacement=True, generator=rng)
-        place = (torch.rand(n, 2, generator=rng) * self.counts[group]).long()
-        return self.members[group].gather(2, place[:, :, None]).squeeze(2).T
-
-    def balance(self, n: int = 20000) -> dict[str, Any]:
-        """What is drawn on both sides: shares of source and gender, years of the photos, how far the sides differ."""
-        drawn = self(n, torch.Generator().manual_seed(0)).tolist()
-        sides: list[dict[str, Any]] = []
-        for index in drawn:
-            about = [self.faces.about[i] for i in index]
-            shares: dict[str, float] = {}
-            for one in about:
-                name = " ".join(_group(one)).strip() or "all"
-                shares[name] = shares.get(name, 0) + 1 / n
-            taken = [int(one.facts["photo_year"]) for one in about if one.facts.get("photo_year", "").isdigit()]
-            sides.append({
-                "faces": len(set(index)),
-                "age": round(float(np.mean([one.age for one in about])), 1),
-                **({"photo_year": round(float(np.mean(taken)), 1)} if taken else {}),
-                "shares": {name: round(share, 3) for name, share in sorted(shares.items())},
-            })  # fmt: skip
-        young, old = sides[0], sides[1]
-        names = {*young["shares"], *old["shares"]}
-        apart = max(abs(young["shares"].get(name, 0) - old["shares"].get(name, 0)) for name in names)
-        left = {" ".join(key): {"young": a, "old": b} for key, (a, b) in self.left_out.items()}
-        return {"young": young, "old": old, "largest_difference": round(apart, 4), "one_side_only": left}
-
-
-def _group(one: Aged) -> tuple[str, str]:
-    return one.facts.get("source", ""), one.facts.get("gender", "")
-
-
 def pasted(x: Tensor, made: Tensor, mask: Tensor) -> Tensor:
     """Faces [N, 3, H, W] with what was made of them inside of their masks [N, 1, H, W], as `imaging.align.paste` shows
     it: without the tint that all of a face gets."""
     change = made - x
     tint = (change * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp(min=1)
     return x + mask * (change - tint)
+
+
+def _apart(made: Tensor, wanted: Tensor) -> Tensor:
+    # squares find the mean of what differs from face to face, absolute values keep edges sharp
+    return F.l1_loss(made, wanted) + 5 * F.mse_loss(made, wanted)
 
 
 class Trainer:
@@ -191,6 +144,12 @@ class Trainer:
         self.tried = every.where(every.held_out)
         self.faces = on(every.where(~every.held_out), device)
         self.pairs = Pairs(self.faces, s.young, s.old)
+        # where only one age is to be seen, a backdrop tells it
+        keys = [group_of(one) in self.pairs.groups for one in self.faces.about]
+        self.both = torch.tensor(keys).nonzero()[:, 0]
+        # old people smile with closed lips more often: no sign of age that anybody wants to be given
+        rest = 1 - mouth(size, self.margin)
+        self.changes = changes(self.faces, self.pairs.groups) * rest.to(device).half()
         torch.manual_seed(s.seed)
         config = {"ngf": s.ngf, "blocks": s.blocks, "norm": s.norm, "directions": list(DIRECTIONS), "img_size": size}
         G: Any = agingan.build("G", config)
@@ -198,9 +157,9 @@ class Trainer:
         D = nn.ModuleDict({direction: Patches(s.ndf) for direction in DIRECTIONS})
         self.D: Any = D.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.G).requires_grad_(False)
-        guide = {"widths": list(WIDTHS), "size": size, "residual": False}
+        guide = {"widths": list(WIDTHS), "size": min(SEEN, size), "residual": False}
         self.guides: Any = nn.ModuleDict({
-            "ages": FaceNet({**guide, "outputs": len(AGES)}, every.mask),
+            "ages": FaceNet({**guide, "outputs": len(AGES)}, every.mask * rest),
             "persons": FaceNet({**guide, "outputs": DIM}, every.mask),
         }).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # fmt: skip
         self.guided = False
@@ -216,22 +175,22 @@ class Trainer:
         preprocess = {"align": "eyes", "size": self.G.img_size[0], "margin": self.margin}
         return {"faces": people, "balance": self.pairs.balance(), "preprocess": preprocess}
 
-    def draw(self, n: int) -> tuple[Tensor, Tensor]:
-        """n young faces and then n old ones [2n, 3, H, W] in [-1, 1], and their masks [2n, 1, H, W]."""
+    def draw(self, index: Tensor, *more: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Faces [N, 3, H, W] in [-1, 1], their masks [N, 1, H, W], and what else is moved along with them."""
         device = self.workers.device
-        index = self.pairs(n, self.rng).flatten()
         index = (index.pin_memory() if device.type == "cuda" else index).to(device, non_blocking=True)
         x = self.faces.pictures[index].float() / 127.5 - 1
-        x = vary(torch.cat([x, self.faces.mask.expand(2 * n, 1, -1, -1)], 1), self.rng)
-        return x[:, :3].clamp(-1, 1).contiguous(memory_format=torch.channels_last), x[:, 3:]
+        mask = self.faces.mask.expand(len(x), 1, -1, -1)
+        x = vary(torch.cat([x, mask, *(one[index].float() for one in more)], 1), self.rng)
+        return x[:, :3].clamp(-1, 1).contiguous(memory_format=torch.channels_last), x[:, 3:4], x[:, 4:]
 
     def guide(self) -> None:
         """Teaches the two networks that guide G."""
         s, ages, persons = self.settings, self.guides["ages"], self.guides["persons"]
         how: dict[str, Any] = {"steps": s.guide_steps, "seed": s.seed, "dtype": self.dtype}
-        # where only one age is to be seen, a backdrop tells it
-        keys = [_group(one) in self.pairs.groups for one in self.faces.about]
-        fit_ages(ages, self.faces.where(torch.tensor(keys, device=self.faces.ages.device)), robust=s.robust, **how)
+        known = torch.zeros(len(self.faces.ages), dtype=torch.bool)
+        known[self.both] = True
+        fit_ages(ages, self.faces.where(known.to(self.faces.ages.device)), robust=s.robust, **how)
         fit_persons(persons, self.faces, **how)
         self.guided = True
         with torch.no_grad():
@@ -244,40 +203,50 @@ class Trainer:
         s = self.settings
         if not self.guided:
             self.guide()
-        x, mask = self.draw(s.batch // 2 // self.workers.count)
+        n = s.batch // 2 // self.workers.count
         warm = round(s.warm * 1000)
         if self.seen < warm:
-            figures = self._first(x)
+            figures = self._first(n)
             self.seen += s.batch
-            if self.seen >= warm:
-                self.G.model["younger"].load_state_dict(self.G.model["older"].state_dict())
             self.average.load_state_dict(self.G.state_dict())
             return figures
-        figures = self._second(x, mask)
+        figures = self._second(n)
         self.seen += s.batch
         lerp(self.average, self.G, (self.seen - warm) // s.batch, s.ema)
         return figures
 
-    def _first(self, x: Tensor) -> dict[str, Tensor]:
+    def _first(self, n: int) -> dict[str, Tensor]:
+        s, device = self.settings, self.workers.device
+        index = self.both[torch.randint(len(self.both), (2 * n,), generator=self.rng)]
+        x, mask, change = self.draw(index, self.changes)
+        # those who have the wanted age stay as they are
+        lack = (s.old - self.faces.ages[index.to(device)]) / (s.old - s.young)
+        lack = torch.cat([lack[:n].clamp(0, 1), lack[n:].clamp(0, 1) - 1])[:, None, None, None]
+        wanted = pasted(x, x + s.drawn * lack * change, mask).clamp(-1, 1)
         with self.autocast():
-            made = self.G.model["older"](x)
-        loss = F.l1_loss(made.float(), x)
-        self._descend(self.G, self.opt_g, loss, self.settings.lr_warm)
+            made = torch.cat([self.G.model[way](part) for way, part in zip(DIRECTIONS, x.split(n), strict=True)])
+        loss = _apart(made.float(), wanted)
+        self._descend(self.G, self.opt_g, loss, s.lr_warm)
         return {"loss_draw": loss}
 
-    def _second(self, x: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        s, n = self.settings, len(x) // 2
+    def _second(self, n: int) -> dict[str, Tensor]:
+        """n young faces and n old ones."""
+        s = self.settings
+        x, mask, change = self.draw(self.pairs(n, self.rng).flatten(), self.changes)
+        way = torch.where(torch.arange(2 * n, device=x.device) < n, 1.0, -1.0)
         older, younger = (self.G.model[direction] for direction in DIRECTIONS)
         with self.autocast():
-            up, down = older(x).float(), younger(x).float()
-        changed = torch.cat([up[:n], down[n:]])  # young made older, old made younger
-        same = torch.cat([up[n:], down[:n]])
+            changed = torch.cat([older(x[:n]), younger(x[n:])]).float()
         fake = pasted(x, changed, mask)
         backdrop = ((1 - mask) * (changed - x)).abs().mean()
-        same_loss = F.l1_loss(same, torch.cat([x[n:], x[:n]]))
-        with self.autocast():
-            back = torch.cat([younger(fake[:n]), older(fake[n:])]).float()
-        cycle = F.l1_loss(back, x)
+        drawn = _apart(fake, pasted(x, x + s.drawn * way[:, None, None, None] * change, mask).clamp(-1, 1))
+        cycle = same = x.new_zeros(())
+        if s.weight_cycle:
+            with self.autocast():
+                cycle = F.l1_loss(torch.cat([younger(fake[:n]), older(fake[n:])]).float(), x)
+        if s.weight_same:
+            with self.autocast():
+                same = F.l1_loss(torch.cat([younger(x[:n]), older(x[n:])]).float(), x)
 
         shown = vary(torch.cat([x, fake.detach()]), self.rng, s.strength)
         with self.autocast():
@@ -293,15 +262,15 @@ class Trainer:
         self.D.requires_grad_(False)
         shown = vary(fake, self.rng, s.strength)
         placed = vary(fake, self.rng)
-        way = torch.where(torch.arange(2 * n, device=x.device) < n, 1.0, -1.0)
         with self.autocast():
             doubt = torch.cat([old(shown[:n]), young(shown[n:])]).float()
             moved = years(self.guides["ages"](placed)) - self._said(x)
             whose = self.guides["persons"](torch.cat([fake, x])).float()
         adversarial = ((doubt - 1) ** 2).mean()
-        age = F.relu(s.years - way * moved).mean() / 10
+        age = (s.years - way * moved).abs().mean() / 10
         person = (1 - F.cosine_similarity(*whose.chunk(2))).mean()
-        loss = s.weight_adversarial * adversarial + s.weight_cycle * cycle + s.weight_same * same_loss
+        loss = s.weight_adversarial * adversarial + s.weight_cycle * cycle + s.weight_same * same
+        loss = loss + s.weight_drawn * drawn
         push = s.weight_age * min(1.0, (self.seen / 1000 - s.warm) / s.ramp) if s.ramp else s.weight_age
         loss = loss + push * age + s.weight_person * person + s.weight_backdrop * backdrop
         self._descend(self.G, self.opt_g, loss, s.lr_g)
@@ -310,7 +279,8 @@ class Trainer:
             "loss_d": loss_d,
             "loss_adversarial": adversarial,
             "loss_cycle": cycle,
-            "loss_same": same_loss,
+            "loss_same": same,
+            "loss_drawn": drawn,
             "loss_age": age,
             "loss_person": person,
             "loss_backdrop": backdrop,
