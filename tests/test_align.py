@@ -307,3 +307,17 @@ def test_a_face_marked_by_hand(degrees):
     assert np.degrees(np.arctan2(right[1], right[0])) == pytest.approx(degrees)
     with pytest.raises(BadInput, match="a side above zero"):
         square_of_face(1, 1, 0)
+
+
+@pytest.mark.parametrize("degrees", [40, 90, 180])
+def test_turned_faces_by_eyes_alone(degrees):
+    """Where no face is upright the photo is looked at from other sides; the square is that of the upright photo."""
+    from skimage import data
+
+    photo = Image.fromarray(data.astronaut())
+    (upright,) = landmarks.locate(np.asarray(photo), "eyes")
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    seen = photo.rotate(degrees, Image.Resampling.BICUBIC)
+    (found,) = landmarks.locate(np.asarray(seen), "eyes")
+    wanted = (upright.square.corners - 255.5) @ np.array([[cos, -sin], [sin, cos]]) + 255.5
+    assert np.abs(found.square.corners - wanted).max() < 0.06 * upright.square.side

@@ -12,7 +12,9 @@ Three ways, from heavy to light:
 
 Against eyes and mouths that people marked (102 frontal faces of the London Set, all found) the corners of the square of
 FFHQ are off by 2.8 % of its side with `points`, by 6.6 % at most, and by 3.1 % and 8.4 % with `eyes`. Of 24 portraits
-turned by 35 degrees `points` finds 24 and `eyes` 3; turned by 90 it still finds 24.
+turned by 35 degrees `points` finds 24, turned by 90 as well. `eyes` looks for upright faces first, then at the photo
+turned seven ways: of ten portraits turned by 20, -50, 90 and 180 degrees it finds 10, 9, 9 and 9, and nothing in 82
+photos of flowers and fruit.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ NETWORKS = {"landmarks": ("face-alignment-s3fd", "face-alignment-2dfan4"), "poin
 """What each way needs of the registry."""
 SURELY = 0.65
 """Score below which BlazeFace sees no face; that of its authors."""
+TURNS = (30, -30, 60, -60, 90, -90, 180)
+"""Degrees by which a photo is turned where no face in it is upright, for the way `eyes`."""
+TURNED = 0.98
+"""Score below which nothing in a turned photo is a face: the more often one looks, the surer one must be."""
 SAME = 0.3
 """Two boxes of which more than this share is common are one face."""
 AROUND = 1.3
@@ -83,12 +89,29 @@ def locate(picture: np.ndarray, how: str, device: str = "cpu") -> list[Located]:
         found = [Located(ffhq_square(p), p, _eyes_of(p)) for p in _aligner(device)(picture)]
     elif how == "points":
         found = _by_points(picture)
-    elif how == "eyes":  # which are counted from the edge of the picture
-        eyes = (np.array(face.eyes) - 0.5 for face in find_faces(picture))
-        found = [Located(square_of(*pair), eyes=pair) for pair in eyes]
+    elif how == "eyes":
+        found = [Located(square_of(*pair), eyes=pair) for pair in _by_eyes(picture)]
     else:
         raise BadInput(f"Faces are found by {', '.join(NETWORKS)}, not by '{how}'.")
     return sorted(found, key=lambda face: -face.square.side)
+
+
+def _by_eyes(picture: np.ndarray) -> list[np.ndarray]:
+    """[2, 2] of left and right for every face: of those that are upright, else of those that are turned alike."""
+    if upright := find_faces(picture):
+        return [np.array(face.eyes) - 0.5 for face in upright]  # which are counted from the edge of the picture
+    photo = Image.fromarray(picture)
+    small = reduced(photo)
+    size, scale = np.array(small.size), photo.width / small.width
+    for degrees in TURNS:
+        turned = small.rotate(degrees, Image.Resampling.BILINEAR, expand=True)
+        if found := find_faces(np.asarray(turned), surely=TURNED):
+            cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+            back = np.array([[cos, sin], [-sin, cos]])
+            return [
+                ((np.array(face.eyes) - np.array(turned.size) / 2) @ back + size / 2) * scale - 0.5 for face in found
+            ]
+    return []
 
 
 def _eyes_of(points: np.ndarray) -> np.ndarray:

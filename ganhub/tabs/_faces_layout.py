@@ -35,8 +35,8 @@ EXAMPLES = {
 CREDIT = "Faces: Face Research Lab London Set, L. DeBruine and B. Jones (CC BY 4.0)."
 WAYS = {
     "landmarks": "68 landmarks (face-alignment)",
-    "points": "eyes and mouth (BlazeFace): turned faces too",
-    "eyes": "eyes alone: upright faces from the front",
+    "points": "eyes and mouth (BlazeFace)",
+    "eyes": "eyes alone: faces from the front",
 }
 """How faces are found, the most exact way first; what each is worth is measured in `ganhub.data.landmarks`."""
 
