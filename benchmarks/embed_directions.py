@@ -188,7 +188,9 @@ def main() -> None:
             if args.dry or file.stem not in {one.id for one in kept}:
                 file.unlink()
         where = Path() if args.dry else CARD.parent
-        grid(sheets, columns=2).convert("RGB").save(where / f"directions-{generator}.jpg", quality=80)
+        sheet = grid(sheets, columns=2).convert("RGB")
+        sheet.thumbnail((1000, 4000), Image.Resampling.LANCZOS)
+        sheet.save(where / f"directions-{generator}.jpg", quality=80)
         if not args.dry:
             write_rows(rows, names)
             write_table(generator, kept)

@@ -65,7 +65,8 @@ def projected(source: Source, given: Piles, space: str, notes: list[str]) -> Eve
 
     # A projection waits for its own steps, so each has a thread; in the engine they share every step.
     with ThreadPoolExecutor(TOGETHER, "project") as pool:
-        under_way = {pool.submit(work, place): place for place in range(len(targets))}
+        # The first one alone: it draws the samples that all others start from.
+        under_way, rest = {pool.submit(work, 0): 0} if targets else {}, range(1, len(targets))
         try:
             while under_way:
                 for done in wait(under_way, PATIENCE, FIRST_COMPLETED).done:
@@ -79,6 +80,9 @@ def projected(source: Source, given: Piles, space: str, notes: list[str]) -> Eve
                             under_way[pool.submit(work, place)] = place
                         else:
                             notes.append(f"Left out, photo {place + 1} of all: {error.message}")
+                if 0 not in under_way.values():
+                    under_way |= {pool.submit(work, place): place for place in rest}
+                    rest = range(0)
                 yield Progress(len(found), len(targets), f"{len(found)} of {len(targets)} photos projected")
         finally:
             stop.set()
