@@ -158,7 +158,7 @@ def test_older_through_the_ages_and_deleted(browser, app, tmp_path):
         assert not page.is_visible("#faces-divider") and not page.is_visible("#faces-download")
         assert photo.traces(*places) == []
         page.click("#faces-run")
-        page.wait_for_selector(f"{NOTE}.failed:has-text('not here any more')")
+        page.wait_for_selector(f"{NOTE}.failed:has-text('no photo of yours here')")
     assert photo.traces(*places) == []
     about = read_provenance(tmp_path / "older.png")
     assert about["generated"] is True and photo.word.encode() not in (tmp_path / "older.png").read_bytes()

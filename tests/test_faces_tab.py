@@ -281,7 +281,7 @@ def test_photos_go_by_the_clock(shelves, tmp_path, monkeypatch):
         with pytest.raises(BadInput) as error:
             gone("me")
         assert error.value.code == "gone"
-    with pytest.raises(BadInput, match="not here any more"), kept.files():
+    with pytest.raises(BadInput, match="no photo of yours here"), kept.files():
         pass
 
 

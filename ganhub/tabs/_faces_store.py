@@ -38,7 +38,7 @@ MOST_BYTES = 2_000_000_000
 """Of all photos in memory; then the one that was not used for longest goes."""
 AGENTS = "*/file.*"
 """What Gradio's MCP server calls the files that agents send, in Gradio's folder; it forgets them there."""
-GONE = "The photo is not here any more: it was deleted at your request or after half an hour. Drop it again."
+GONE = "There is no photo of yours here: drop one. What was there goes at a click, or half an hour after the last one."
 
 
 class _WithoutStub(type(gr.Image)):  # type: ignore[misc]

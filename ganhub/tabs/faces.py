@@ -220,7 +220,7 @@ class FacesTab:
                 it.people: gr.HTML(marks=view.marks(kept)),
                 it.by_hand: gr.Column(visible=bool(data[it.hand])),
                 it.every: kept.which is None,
-                it.note: note("This is how the face is cut out."),
+                it.note: note("This is how the face is cut out." if _faces(kept) else view.found_words(kept)),
                 **self._crop(kept),
             }
         except Exception as error:
