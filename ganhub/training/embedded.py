@@ -3,6 +3,8 @@
     ganhub data prepare POMOLOGICAL --out DIR/fruit.zip --crop page --smallest 42 --label fruit
     ganhub data prepare PORTRAITS/original --out DIR/portraits.zip --crop face --smallest 38 \\
         --labels PORTRAITS/labels.csv
+    ganhub data prepare PORTRAITS/original --out DIR/portraits-aging.zip --crop face --margin 3.6 --size 128 \\
+        --smallest 96 --labels PORTRAITS/labels.csv
     ganhub data caption DIR/fruit.zip --out DIR/fruit.captions.csv
     cp CC0PHOTOS/*.jpg FLOWERS/images/*.jpg DIR/photos
     python -m ganhub.training.embedded --data DIR [--runs runs] [--only dcgan-fruit-64] [--kimg N] [--device cuda]
@@ -34,7 +36,19 @@ from ganhub import checkpoint, imaging, models
 from ganhub.data.dataset import PictureSet, write_set
 from ganhub.errors import BadInput, GanHubError, TrainingError
 from ganhub.metrics import snapshots
-from ganhub.training import attributes, char_cnn_rnn, clip, dcgan, features, loop, mlp_gan, srgan, stackgan, stylegan2
+from ganhub.training import (
+    aging,
+    attributes,
+    char_cnn_rnn,
+    clip,
+    dcgan,
+    features,
+    loop,
+    mlp_gan,
+    srgan,
+    stackgan,
+    stylegan2,
+)
 from ganhub.training.workers import Workers
 
 PACKAGE = Path(__file__).parent.parent
@@ -196,6 +210,7 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
             },
         )
     ),
+    "aging-portraits": gan(Stage(aging, 72, "portraits-aging")),
     "features-small": small_features,
     "attributes-portraits": portrait_attributes,
     "attributes-fruit": fruit_attributes,
