@@ -34,7 +34,7 @@ STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 """Where the effect is measured."""
 FAINT = 0.05
 """Standard deviations that a step changes an attribute by, below which it counts as unchanged."""
-MOST_STRETCH = 3.0
+MOST_STRETCH = 6.0
 """How much longer or shorter a step becomes than the distance of the labelled latents, at most."""
 FEATURES = "features-small"
 """Row of the features that tell how much of a picture stays."""
