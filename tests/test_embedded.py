@@ -9,6 +9,7 @@ from PIL import Image
 
 from ganhub import checkpoint, hub, models
 from ganhub.metrics.pictures import validate
+from ganhub.pipelines.faces import align, find_faces
 from ganhub.registry import EmbeddedSource, load_registry
 from ganhub.training.embedded import CARDS, PACKAGE, SHIPPED, golden
 from ganhub.training.loop import draw
@@ -18,6 +19,7 @@ ROWS = [row for row in load_registry() if isinstance(row.source, EmbeddedSource)
 each = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 GENERATORS = [row for row in ROWS if "generate" in row.task]
 UPSCALERS = [row for row in ROWS if "upscale" in row.task]
+AGEING = [row for row in ROWS if "age" in row.task]
 each_generator = pytest.mark.parametrize("row", GENERATORS, ids=lambda row: row.id)
 
 
@@ -59,6 +61,22 @@ def test_photos_come_out_nearer_to_the_truth_or_sharper_than_by_bicubic(row, net
         assert gain > 0.5 if row.id == "srresnet-x4" else gain > -1, name  # what an SRGAN invents costs decibels
         least = 1.5 if row.id == "srresnet-x4" else 2.5
         assert found["sharpness"] > least * found["bicubic_sharpness"], name
+
+
+@pytest.mark.parametrize("row", AGEING, ids=lambda row: row.id)
+def test_a_face_becomes_older_and_younger_by_no_pattern(row, network):
+    photo = Image.open(EXAMPLES / "woman_54.jpg").convert("RGB")
+    aligned = align(photo, find_faces(photo, "eyes")[0], row.preprocess)
+    assert aligned.picture.size == (row.resolution, row.resolution)
+    x = torch.from_numpy(np.array(aligned.picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        older, younger = ((network.eval()(x, 50, age) - x)[:, :, 32:96, 32:96] for age in (80, 20))
+    for change in (older, younger):
+        assert 0.02 < change.abs().mean() < 0.1
+        # dots would be gone in the mean of four pixels; what is drawn here is not
+        assert torch.nn.functional.avg_pool2d(change, 2).std() > 0.82 * change.std()
+    brows = (slice(None), slice(None), slice(12, 26))
+    assert older[brows].mean() - older.mean() > 0.02 > -0.02 > younger[brows].mean() - younger.mean()
 
 
 @each_generator
