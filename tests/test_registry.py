@@ -252,17 +252,23 @@ def test_a_direction_of_another_generator_is_refused(tmp_path, old, new, reason)
         check_direction(generator, generator)
 
 
-def test_built_in_directions_are_offered_to_the_faces_of_config_f_alone():
+def test_built_in_directions_are_offered_to_their_own_generators_alone():
     registry = load_registry()
-    all_directions = [row.id for row in registry.for_task("direction")]
-    assert len(all_directions) >= 15
+    every = registry.for_task("direction")
+    faces = [row.id for row in every if row.generator["dataset"] == "FFHQ"]
+    own = ("portraits", "fruit")
+    inside = {name: [row.id for row in every if row.id.startswith(f"direction-{name}-")] for name in own}
+    assert len(faces) >= 15 and all(len(names) >= 3 for names in inside.values())
     for row in registry.for_task("generate"):
-        offered = [d.id for d in registry.directions_for(row, w_dim=512)]
+        offered = [d.id for d in registry.directions_for(row, w_dim=128 if row.id.startswith("stylegan2-") else 512)]
         if row.family == "stylegan2" and row.dataset == "FFHQ" and row.resolution == 1024:
-            assert offered == all_directions, row.id
-            assert "directions" in row.task
+            assert [d.id for d in registry.directions_for(row, w_dim=512)] == faces, row.id
+        elif row.family == "stylegan2" and row.id.removeprefix("stylegan2-") in inside:
+            assert offered == inside[row.id.removeprefix("stylegan2-")], row.id
         else:
             assert offered == [] and "directions" not in row.task, row.id
+            continue
+        assert "directions" in row.task, row.id
 
 
 # --- weights.yaml
