@@ -256,11 +256,15 @@ class FacesTab:
             try:
                 yield {it.note: progress_bar(0, 0, "Waiting for a turn"), it.stop: gr.Button(interactive=True)}
                 kept = self.store.get(who)
-                yield from work(kept, self._request(kept, data, who), stop)
-                yield {
-                    it.stop: self.runs.button(who),
-                    **({it.note: note("Stopped.")} if stop.is_set() else {}),
-                }
+                last: dict[Any, Any] = {}
+                for update in work(kept, self._request(kept, data, who), stop):
+                    if last:
+                        yield last
+                    last = update
+                if stop.is_set():
+                    last = {**last, it.note: note("Stopped.")}
+                # All at once: of two updates in quick succession the page may lose the first.
+                yield {**last, it.stop: self.runs.button(who)}
             except Exception as error:
                 said = shown(error)
                 yield {it.note: note(said.message, "failed"), it.stop: self.runs.button(who)}
