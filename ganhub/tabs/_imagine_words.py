@@ -28,12 +28,12 @@ class Vocabulary:
 
 FRUIT = Vocabulary(
     (
+        "a red pear",
+        "a peach, cut open",
         "a purple plum",
-        "two red apples with a leaf",
+        "a red apple",
         "a yellow lemon",
         "a bunch of green grapes",
-        "an orange, cut open",
-        "a blue apple",
     ),
     {
         "Colour": tuple(name for name in COLOURS if name not in ("grey", "cream", "black")),
