@@ -73,7 +73,7 @@ class Settings:
     weight_cycle: float = option(0.0, "of the difference to what comes back")
     weight_same: float = option(0.0, "of the difference to a face that has the wanted age already")
     weight_age: float = option(0.5, "of the years by which a face moves too little or too much, in tens")
-    years: float = option(11.0, "that a face should move by, as the network of ages sees it")
+    years: float = option(15.0, "that a face should move by, as the network of ages sees it")
     ramp: float = option(1.0, "thousand faces over which that weight grows, while D learns what old faces look like")
     weight_person: float = option(0.0, "of the angle to the direction of the person")
     weight_backdrop: float = option(10.0, "of changes outside of the face")

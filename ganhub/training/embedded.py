@@ -210,7 +210,7 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
             },
         )
     ),
-    "aging-portraits": gan(Stage(aging, 72, "portraits-aging")),
+    "aging-portraits": gan(Stage(aging, 60, "portraits-aging")),
     "features-small": small_features,
     "attributes-portraits": portrait_attributes,
     "attributes-fruit": fruit_attributes,
