@@ -301,6 +301,8 @@ def test_a_strip_of_real_ages(engine, photo, found):
     assert result.labels == ["20", "30", "40", "50", "60", "70", "80"]
     assert not any("years were taken" in note for note in result.notes)
     assert len({picture.image.tobytes() for picture in result.pictures}) == 7
+    one = result.pictures[0].image
+    assert result.strip.image.width >= 7 * one.width and result.strip.image.height > one.height
     assert result.strip.provenance["ages"] == result.labels and result.pictures[2].provenance["age"] == "40"
     few = strip(engine, photo, "tiny-years", faces=found, ages=(30, 60.5))
     assert few.labels == ["30", "60.5"] and any("35 years were taken" in note for note in few.notes)

@@ -122,7 +122,7 @@ def ages(engine: Engine, request: AgesRequest) -> Generator[Any, None, None]:
     ]
     height = min(CELL, picture.height)
     size = (max(1, round(picture.width * height / picture.height)), height)
-    sheet = labelled_grid([image.resize(size, Image.Resampling.LANCZOS) for image in made], labels, [])
+    sheet = labelled_grid([image.resize(size, Image.Resampling.LANCZOS) for image in made], labels, [""])
     video = None
     if request.file is not None:
         yield from _filmed(picture, parts, stops, request, about)

@@ -152,8 +152,8 @@ class Layout:
         self.divider = divider("faces", visible=False)
         self.download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="faces-download")
         self.strip = gr.Image(
-            visible=False, type="filepath", format="png", label="Through the ages (AI-generated)", interactive=False,
-            buttons=["download", "fullscreen"], elem_id="faces-strip",
+            visible=False, type="filepath", format="png", label="Through the ages (AI-generated)", show_label=False,
+            interactive=False, buttons=["download", "fullscreen"], elem_id="faces-strip",
         )  # fmt: skip
         self.video = gr.Video(
             visible=False, show_label=False, interactive=False, buttons=["download"], loop=True, elem_id="faces-video"
