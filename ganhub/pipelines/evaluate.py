@@ -29,7 +29,7 @@ from ganhub.metrics.features import IDS, Features, load_features
 from ganhub.pipelines._work import answers_of, loading
 from ganhub.pipelines.generate import Events, Run, _load, _Source
 from ganhub.pipelines.requests import MAX_PSI, Progress, Request, number, whole
-from ganhub.registry import Checkpoint, PathSource
+from ganhub.registry import Checkpoint, PathSource, Task
 
 if TYPE_CHECKING:
     from ganhub.engine import Engine
@@ -246,9 +246,8 @@ def row_of(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
     raw = checkpoint.read(file)
     family = models.detect(raw)
     network: Any = models.read(raw, family)
-    task = (
-        "upscale" if isinstance(network, models.Upscaler) else "age" if hasattr(network, "directions") else "generate"
-    )
+    task: Task = "age" if hasattr(network, "directions") else "generate"
+    task = "upscale" if isinstance(network, models.Upscaler) else task
     name = path.name if path.is_dir() else path.stem
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "file"
     row = Checkpoint(

@@ -127,7 +127,7 @@ class Using(Layout):
         elif kind == "film":
             changes |= {"strengths": (-2.0, 2.0), "frames": FRAMES, "file": folder / "along.mp4"}
         looked, result = 0.0, None
-        with closing(slide(self.context.engine, self._asked(data, who, **changes))) as events:
+        with closing(slide(self.context.engine, self._asked(data, who, **changes))) as events:  # type: ignore[type-var]
             for event in events:
                 if stop.is_set():
                     break
