@@ -206,6 +206,7 @@ def test_bad_input_is_a_sentence_and_loses_nothing(browser, app, tmp_path):
         assert sources(page) == before
         drop(page, photo(tmp_path))
         page.click("#upscale-more button")
+        page.wait_for_timeout(600)
         page.fill("#upscale-scale :is(input, textarea)", "9")
         page.locator("#upscale-scale :is(input, textarea)").blur()
         page.wait_for_selector(f"{NOTE}.failed:has-text('4 times larger at most')")
