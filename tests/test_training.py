@@ -205,7 +205,7 @@ def test_the_recipes_are_listed(capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("nonesuch", "There is no recipe 'nonesuch'; there are aging, char_cnn_rnn, clip, dcgan, mlp_gan, sagan, srgan,"),
+        ("nonesuch", "There is no recipe 'nonesuch'; there are aging, char_cnn_rnn, clip, dcgan, mlp_gan, sagan,"),
         ("dcgan --out RUN", "required: --data"),
         ("dcgan --data none.zip --out RUN", "There is no set none.zip"),
         ("mlp_gan", "required: --out"),
