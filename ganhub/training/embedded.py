@@ -201,6 +201,7 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
                 **BALANCED,
                 "encoder": "char-cnn-rnn-fruit",
                 "matcher": "clip-fruit",
+                "batch": 64,
                 "z_dim": 64,
                 "code_dim": 64,
                 "ndf": 32,
