@@ -81,10 +81,16 @@ def test_forward_work_waits_for_one_step_at_most():
         network.register_forward_pre_hook(lambda m, args: order.append("step" if args[0].requires_grad else "picture"))
         fit = engine.optimise(rig.fit(rig.expected("conv", 1), steps=100_000))
         next(fit.progress())
-        for seed in range(10):
-            mark = len(order)
-            engine.run(rig.job(seed))
-            assert "picture" in order[mark : mark + 3], order[mark:]
+        late = []
+        for seed in range(20):
+            order.clear()
+            ticket = engine.submit(rig.job(seed))
+            order.append("asked")
+            ticket.result()
+            since = order[order.index("asked") :]
+            late += [since.index("picture")] if "picture" in since else []
+        # One step may begin between the question and the answer; "asked" itself counts as one.
+        assert late and max(late) <= 2, late
         assert not fit.done()
         fit.cancel()
 
