@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.color import rgb2lab
 from skimage.draw import disk, ellipse
 
 from ganhub.cli import main
@@ -13,7 +14,8 @@ from ganhub.data.captions import CaptionedSet
 from ganhub.data.dataset import PictureSet, write_set
 from ganhub.data.describe import COLOURS, Body, Seen, colour_names, look
 from ganhub.data.pages import Page
-from ganhub.data.sentences import PER_PICTURE, look_at, plural, sentences, singular
+from ganhub.data.recolour import PAINTS, recoloured
+from ganhub.data.sentences import PER_PICTURE, in_colour, look_at, plural, sentences, singular
 from ganhub.errors import BadInput
 
 PAPER = (250, 240, 215)
@@ -177,6 +179,47 @@ def test_sentences_say_what_is_seen(kind, bodies, first):
     assert len({tuple(sentences(kind, seen, np.random.RandomState(seed))) for seed in range(30)}) > 5  # varied
 
 
+@pytest.mark.parametrize(
+    "sentence, kind, colour, other",
+    [
+        ("a red apple with a leaf", "apple", "orange", "an orange apple with a leaf"),
+        ("an orange apple", "apple", "red", "a red apple"),
+        ("a dark red plum", "plum", "purple", "a purple plum"),
+        ("two green pears on white paper", "pear", "yellow", "two yellow pears on white paper"),
+        ("a yellow pear and a green leaf", "pear", "red", "a red pear and a green leaf"),
+        ("an orange that is red", "orange", "purple", "an orange that is purple"),
+        ("an orange orange", "orange", "purple", ""),
+        ("a red and yellow apple", "apple", "purple", ""),
+        ("a red apple", "apple", "red", ""),
+        ("an apple", "apple", "red", ""),
+    ],
+)
+def test_a_sentence_of_another_colour(sentence, kind, colour, other):
+    assert in_colour(sentence, kind, colour) == other
+
+
+@pytest.mark.parametrize("colour", PAINTS)
+def test_fruit_in_another_colour(colour):
+    y, x = np.mgrid[:64, :64]
+    picture = np.full((64, 64, 3), (245, 236, 214), np.uint8)
+    picture[(x - 32) ** 2 + (y - 32) ** 2 < 20**2] = (205, 120, 70)
+    picture[28:36, 54:63] = (60, 110, 50)  # a leaf
+    other = recoloured(picture, colour)
+    if other is None:
+        assert colour == "cream", colour  # a ghost
+        return
+    assert COLOURS[colour_names(rgb2lab(other))[32, 32]] == colour
+    same = [np.abs(other[at].astype(int) - picture[at]).max() for at in (np.s_[:4], np.s_[28:36, 54:63])]
+    assert max(same) <= 1, "the paper and the leaf"
+
+
+def test_what_cannot_be_painted():
+    empty = np.full((64, 64, 3), (245, 236, 214), np.uint8)
+    pale = empty.copy()
+    pale[20:44, 20:44] = (244, 222, 170)
+    assert recoloured(empty, "red") is None and recoloured(pale, "purple") is None
+
+
 def test_leaves():
     seen = look_at("apple", ball(paper(), (38, 30), 18, "red"))
     leafy = Seen(seen.bodies, seen.colours, True, False, True)
@@ -238,3 +281,5 @@ def test_without_scikit_image(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.color", None)
     with pytest.raises(BadInput, match=r"pip install 'ganhub\[data\]'"):
         look(paper())
+    with pytest.raises(BadInput, match=r"pip install 'ganhub\[data\]'"):
+        recoloured(paper(), "red")

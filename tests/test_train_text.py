@@ -15,7 +15,7 @@ from ganhub.data.dataset import PictureSet, write_set
 from ganhub.errors import BadInput
 from ganhub.models.char_cnn_rnn import encode_text
 from ganhub.training import char_cnn_rnn, loop, stackgan
-from ganhub.training.matching import Swaps
+from ganhub.training.matching import Heard, Swaps
 from ganhub.training.workers import Workers
 
 COLORS = {"red": (210, 40, 30), "green": (40, 150, 30), "blue": (40, 60, 200)}
@@ -255,9 +255,10 @@ def test_wrong_pictures_do_not_fit_their_sentence(art, encoder):
     settings = replace(STACK, encoder=str(encoder))
     trainer = stackgan.Trainer(settings, data_of(art, settings), Workers("cpu"))
     for _ in range(20):
-        chosen, wrong, which = trainer.draw(16)
-        assert not set(chosen + wrong) & set(trainer.held_out) and len(which) == 16 and set(which) <= {0, 1}
-        assert all(a % 3 != b % 3 for a, b in zip(chosen, wrong, strict=True))
+        drawn = trainer.draw(16)
+        assert not set(drawn.chosen + drawn.wrong) & set(trainer.held_out) and len(drawn.texts) == 16
+        assert all(a % 3 != b % 3 for a, b in zip(drawn.chosen, drawn.wrong, strict=True))
+        assert torch.equal(drawn.pictures, trainer.shown[drawn.chosen]) and drawn.plain == list(range(16))
 
 
 def test_a_matcher_tells_whose_sentence_it_is(art, encoder):
@@ -267,9 +268,9 @@ def test_a_matcher_tells_whose_sentence_it_is(art, encoder):
     figures = trainer.step()
     assert torch.isfinite(figures["loss_match"]) and not figures["loss_kind"], "the set has no kinds"
     assert torch.isfinite(figures["loss_seek"])
-    texts = list(trainer.matcher.at)[:3]
-    trainer.matcher.features = torch.eye(len(trainer.matcher.at))[[0, 1, 0]]  # the first and the third say the same
-    seen = trainer.matcher.features.clone()
+    texts = ["a red disc", "a blue disc", "the round thing is red"]
+    seen = torch.eye(3)[[0, 1, 0]]  # the first and the third say the same
+    trainer.matcher.of.known = dict(zip(texts, seen, strict=True))
     trainer.matcher.clip.encode_image = lambda pictures: seen
     pictures = torch.zeros(3, 3, 16, 16)
     assert trainer.matcher(pictures, texts, [[], [], []])[0] < 0.01
@@ -294,6 +295,47 @@ def test_sentences_name_every_kind_in_turn(art):
     assert swaps("a red fruit", 0) == [] and Swaps(data, [1, 2])("an apple", 0) == []
 
 
+def test_a_sentence_is_read_once():
+    read = []
+
+    def encode(texts):
+        read.append(texts)
+        return torch.tensor([[len(text)] for text in texts])
+
+    heard = Heard(encode, ["abc", "a", "abc"])
+    assert heard(["a", "abc", "a"]).tolist() == [[1], [3], [1]] and heard(["ab", "abcd", "ab"])[:, 0].tolist() == [
+        2,
+        4,
+        2,
+    ]
+    assert read == [["a", "abc"], ["ab"], ["abcd"]]
+
+
+def test_pictures_in_other_colours_have_other_sentences(art, encoder):
+    settings = replace(STACK, encoder=str(encoder), recolour=1.0, matcher="clip-fruit")
+    data = data_of(art, settings)
+    with pytest.raises(BadInput, match="no named classes for --recolour"):
+        stackgan.Trainer(settings, data, Workers("cpu"))
+    data.labels, data.classes = np.arange(len(data)) % 3, ["disc", "disc", "thing"]
+    trainer = stackgan.Trainer(settings, data, Workers("cpu"))
+    seen = []
+    for _ in range(10):
+        drawn = trainer.draw(16)
+        for at, (i, text) in enumerate(zip(drawn.chosen, drawn.texts, strict=True)):
+            same = torch.equal(drawn.pictures[at], trainer.shown[i])
+            assert same == (at in drawn.plain) == (text in data.captions[i]), text
+            seen.append((same, text))
+            # A wrong picture of another kind has the colour of the sentence where it can be painted so.
+            kinds = [data.classes[data.labels[n]] for n in (i, drawn.wrong[at])]
+            assert len(set(kinds)) == 2 or torch.equal(drawn.others[at], trainer.shown[drawn.wrong[at]])
+    assert sum(not same for same, _ in seen) > 30 and {"a purple disc", "the round thing is yellow"} & {
+        t for _, t in seen
+    }
+    assert torch.isfinite(trainer.step()["loss_kind"])
+    with pytest.raises(BadInput, match="--recolour changes sentences"):
+        stackgan.Trainer(replace(settings, encoder="", matcher=""), PictureSet(art), Workers("cpu"))
+
+
 def test_latents_that_change_nothing_are_the_worst():
     a, b, z = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4), torch.randn(2, 2, 5)
     assert stackgan.sameness(a, a, *z) == pytest.approx(20) and stackgan.sameness(a, b, *z) < 5
@@ -307,7 +349,7 @@ def test_discriminators_learn_what_fits(art, encoder):
     for _ in range(120):
         trainer.step()
     G = trainer.averaged()
-    codes = [G.condition(embeddings[:1])[1] for embeddings in trainer.embeddings[:3]]  # of the three colours
+    codes = [G.condition(trainer.embeddings(texts[:1]))[1] for texts in trainer.texts[:3]]  # of the three colours
     for stage, D in enumerate(trainer.Ds):
         D.eval()
         pictures = trainer.shown[trainer.held_out].float() / 127.5 - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ganhub import imaging
 from ganhub.data.dataset import PictureSet
-from ganhub.data.describe import Body, Seen, look
+from ganhub.data.describe import COLOURS, Body, Seen, look
 from ganhub.errors import BadInput
 from ganhub.imaging.sheets import grid
 
@@ -34,6 +35,8 @@ _ALWAYS_GREEN = {"avocado", "limes", "watermelons", "chayote", "cherimoyas", "sw
 _WITH_STEM = {"apple", "pear", "plum", "crab apple", "asian pear", "cherries", "quinces", "figs"}
 _PALE = {"white", "cream"}
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
+_COLOUR = re.compile(rf"\b({'|'.join(sorted(COLOURS, key=len, reverse=True))})\b")
+_NO_FRUIT = re.compile(r"on white paper|green leaf|leaf is green")
 _PAINTED = ("a watercolour of {}", "a painting of {}", "a botanical illustration of {}", "{} on white paper")
 
 
@@ -143,6 +146,30 @@ def plural(kind: str) -> str:
     if one.endswith(("ch", "sh", "x", "s")):
         return one + "es"
     return one[:-1] + "ies" if one.endswith("y") and one[-2] not in "aeiou" else one + "s"
+
+
+def without_kind(sentence: str, kind: str) -> str:
+    """A sentence less the name of its kind, and less what it says of paper and leaves: an orange is not orange by its
+    name."""
+    name = re.compile(f"{re.escape(plural(kind))}|{re.escape(singular(kind))}")
+    return name.sub("", _NO_FRUIT.sub("", sentence), count=1)
+
+
+def colours_in(words: str) -> list[str]:
+    """The names of colours in a sentence, in their order."""
+    return _COLOUR.findall(words)
+
+
+def in_colour(sentence: str, kind: str, colour: str) -> str:
+    """A sentence that names one colour of its kind, with another; empty where it names none, several, or this one."""
+    named = set(colours_in(without_kind(sentence, kind)))
+    old = named.pop() if len(named) == 1 else colour
+    if old in (colour, singular(kind)):  # an orange orange
+        return ""
+    keep = f"{re.escape(plural(kind))}|{re.escape(singular(kind))}|{_NO_FRUIT.pattern}"
+    article = rf"\ban? (?={re.escape(old)}\b)"
+    parts = re.split(f"({keep})", re.sub(article, f"{_a(colour).split()[0]} ", sentence))
+    return "".join(part if k % 2 else re.sub(rf"\b{re.escape(old)}\b", colour, part) for k, part in enumerate(parts))
 
 
 def _a(words: str) -> str:

@@ -23,7 +23,7 @@ import ganhub
 from ganhub import imaging
 from ganhub.data.captions import CaptionedSet
 from ganhub.data.describe import COLOURS, Body, Seen
-from ganhub.data.sentences import _NEVER_GREEN, CLUSTERS, look_at, plural, sentences, singular
+from ganhub.data.sentences import _NEVER_GREEN, CLUSTERS, colours_in, look_at, sentences, without_kind
 from ganhub.errors import BadInput
 from ganhub.metrics import distances, snapshots
 from ganhub.metrics.features import Features, load_features
@@ -45,9 +45,8 @@ ROWS, SEEDS = 30, 4
 """Sentences on a sheet, and pictures of each."""
 
 _CUT = re.compile(r"\b(cut|half|inside)\b")
-_COLOUR = re.compile(rf"\b({'|'.join(sorted(COLOURS, key=len, reverse=True))})\b")
-_FLESH = re.compile(rf"((?:{_COLOUR.pattern} and )?{_COLOUR.pattern}) flesh|flesh of the cut .* is (.*)$")
-_NO_FRUIT = re.compile(r"on white paper|green leaf|leaf is green")
+_HUE = "|".join(sorted(COLOURS, key=len, reverse=True))
+_FLESH = re.compile(rf"\b((?:(?:{_HUE}) and )?(?:{_HUE})) flesh|flesh of the cut .* is (.*)$")
 
 
 @dataclass(frozen=True)
@@ -228,13 +227,12 @@ def kinds_of(data: CaptionedSet) -> list[str]:
 def said(data: CaptionedSet, i: int) -> set[tuple[str, bool]]:
     """Colours that the captions of a picture name: of flesh (True), and of anything else (False)."""
     kind = data.classes[data.labels[i]]  # type: ignore[index]
-    name = re.compile(f"{re.escape(plural(kind))}|{re.escape(singular(kind))}")  # an orange is not orange by its name
     found = set()
     for caption in data.captions[i]:
-        words = name.sub("", _NO_FRUIT.sub("", caption), count=1)
+        words = without_kind(caption, kind)
         flesh = " ".join(filter(None, (part for match in _FLESH.finditer(words) for part in match.groups())))
-        found |= {(colour, True) for colour in _COLOUR.findall(flesh)}
-        found |= {(colour, False) for colour in _COLOUR.findall(_FLESH.sub("", words))}
+        found |= {(colour, True) for colour in colours_in(flesh)}
+        found |= {(colour, False) for colour in colours_in(_FLESH.sub("", words))}
     return found
 
 
@@ -242,12 +240,7 @@ def wordings(kind: str, colour: str, cut: bool) -> list[str]:
     """All sentences that ask for a fruit of this colour as captions do; none where they would not name it."""
     seen = Seen((Body((colour,), None, cut, None, 0.2),), (colour,), False, False, False)
     every = sentences(kind, seen, np.random.RandomState(0), count=100)
-    name = re.compile(f"{re.escape(plural(kind))}|{re.escape(singular(kind))}")
-    return [
-        one
-        for one in every
-        if colour in _NO_FRUIT.sub("", name.sub("", one, count=1)) and bool(_CUT.search(one)) == cut
-    ]
+    return [one for one in every if colour in without_kind(one, kind) and bool(_CUT.search(one)) == cut]
 
 
 def named(ask: Ask, seen: Seen) -> set[str]:

@@ -8,6 +8,7 @@ changed.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganhub import checkpoint, models
-from ganhub.data.captions import CaptionedSet
+from ganhub.data.dataset import PictureSet
 from ganhub.data.sentences import plural, singular
 from ganhub.training.options import checkpoint_file
 
@@ -23,6 +24,34 @@ ALIKE = 0.95
 """Sentences whose features are nearer than this say the same."""
 
 _ARTICLE = re.compile(r"\ban? (?=(\w))")
+
+
+class Heard:
+    """What an encoder makes of sentences: each is read once.
+
+    Args:
+        encode: sentences -> [N, D].
+        texts: those that will be asked for. Others are read when they come, one by one: what is made of a sentence
+            must not depend on what it is read with, or a training that goes on would not do what it had done.
+    """
+
+    def __init__(self, encode: Callable[[list[str]], Tensor], texts: Iterable[str]):
+        self.encode = encode
+        self.known: dict[str, Tensor] = {}
+        every = sorted(set(texts))
+        for at in range(0, len(every), 256):
+            self._read(every[at : at + 256])
+
+    def _read(self, texts: list[str]) -> None:
+        with torch.no_grad():
+            self.known |= dict(zip(texts, self.encode(texts).float(), strict=True))
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """[N, D] of N sentences."""
+        for text in texts:
+            if text not in self.known:
+                self._read([text])
+        return torch.stack([self.known[text] for text in texts])
 
 
 class Swaps:
@@ -33,7 +62,7 @@ class Swaps:
         kinds: which of them.
     """
 
-    def __init__(self, data: CaptionedSet, kinds: list[int]):
+    def __init__(self, data: PictureSet, kinds: list[int]):
         names = [data.classes[kind] for kind in kinds]
         self.nouns = [(singular(name), plural(name)) for name in names]
         self.place = {kind: k for k, kind in enumerate(kinds)}
@@ -60,24 +89,17 @@ class Matcher:
 
     Args:
         name: a CLIP, a file or an id of the registry.
-        texts: all sentences that it will be asked about.
+        texts: sentences that it will be asked about.
 
     Raises:
         CheckpointError: the file is no CLIP.
     """
 
-    def __init__(self, name: str, texts: list[str], device: torch.device):
+    def __init__(self, name: str, texts: Iterable[str], device: torch.device):
         network: Any = models.read(checkpoint.read(checkpoint_file(name)), "clip")
         self.clip: Any = network.to(device).eval().requires_grad_(False)
-        self.at = {text: k for k, text in enumerate(texts)}
-        blocks = (texts[k : k + 512] for k in range(0, len(texts), 512))
-        with torch.inference_mode():
-            found = [self.clip.encode_tokens(self.clip.words(block).to(device)).float() for block in blocks]
-        self.features = torch.cat(found).clone()
-
-    def of(self, texts: list[str]) -> Tensor:
+        self.of = Heard(lambda some: self.clip.encode_tokens(self.clip.words(some).to(device)), texts)
         """Features [N, D] of sentences."""
-        return self.features[torch.tensor([self.at[text] for text in texts], device=self.features.device)]
 
     def __call__(self, pictures: Tensor, texts: list[str], others: list[list[str]]) -> tuple[Tensor, Tensor]:
         """Pictures [N, 3, H, W] in [-1, 1], the sentence of each, and the same of every kind (or none of them) ->

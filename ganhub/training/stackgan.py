@@ -10,7 +10,7 @@ distribution; and, between neighbouring stages, the difference of the mean and t
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from ganhub import checkpoint, models
 from ganhub.data.captions import CaptionedSet
 from ganhub.data.dataset import PictureSet
+from ganhub.data.recolour import PAINTS, recoloured
+from ganhub.data.sentences import colours_in, in_colour, without_kind
 from ganhub.errors import BadInput
 from ganhub.models import stackgan
 from ganhub.training import loop
 from ganhub.training.augment import Augment
 from ganhub.training.char_cnn_rnn import as_input, one_hot, places, split
-from ganhub.training.matching import Matcher, Swaps
+from ganhub.training.matching import Heard, Matcher, Swaps
 from ganhub.training.options import checkpoint_file, option
 from ganhub.training.pair import ADA_KIMG, autocast, side
 from ganhub.training.reals import shares
@@ -59,8 +61,10 @@ class Settings:
     mirror: bool = option(False, "show half of the real pictures mirrored")
     balance: bool = option(False, "draw every class by the square root of its size")
     fewest: int = option(1, "leave out classes with fewer pictures")
+    recolour: float = option(0.0, "share of pictures that have another colour, and whose sentences name that")
     aug: str = option("noaug", "ada: what the discriminators see is augmented, as far as needed; or noaug")
     augpipe: str = option("bgc", "which augmentations: blit, geom, color, filter, noise, cutout, bg, bgc, ..., bgcfnc")
+    p: float = option(0.0, "augmentation probability that ada begins with")
     target: float = option(0.6, "ada keeps the mean sign of the last discriminator on real pictures here")
     hold_out: int = option(10, "keep every so many-th picture, and its sentences, for validation")
     precision: str = option("auto", "float32 or bfloat16")
@@ -98,9 +102,9 @@ class Trainer:
         if weights is not None:
             self.shares = weights[self.trained].float()
             self.held_out = [i for i in self.held_out if weights[i] > 0]
-        self.shown = torch.from_numpy(data.pictures()).permute(0, 3, 1, 2).contiguous().to(device)
-        self.embeddings, self.texts = embedded(s.encoder, data, device)
-        self._match(s, device)
+        self.shown = torch.from_numpy(data.pictures()).permute(0, 3, 1, 2).contiguous()
+        self.texts = data.captions if isinstance(data, CaptionedSet) else []
+        self._listen(s, device)
         torch.manual_seed(s.seed)
         self.G: Any = _plain(stackgan.build("G", self._config(first)), device)
         code_dim = s.code_dim if self.text else 0
@@ -108,38 +112,38 @@ class Trainer:
         self.Ds = [
             _plain(stackgan.build("D", {"width": s.ndf, "img_size": n, "code_dim": code_dim}), device) for n in sizes
         ]
+        for network in self.Ds if device.type == "cpu" else (self.G, *self.Ds):  # where it is faster
+            network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.G).requires_grad_(False)
         betas = (0.5, 0.999)
         self.opt_g = torch.optim.Adam(self.G.parameters(), lr=s.lr_g, betas=betas, fused=True)
         self.opts = [torch.optim.Adam(D.parameters(), lr=s.lr_d, betas=betas, fused=True) for D in self.Ds]
         self.augment = Augment(s.augpipe).to(device) if s.aug == "ada" else None
+        if self.augment is not None:
+            self.augment.p.fill_(s.p)
         self.seen = 0
         self._sow(s.seed * self.workers.count + self.workers.rank)
 
-    def _match(self, s: Settings, device: torch.device) -> None:
+    def _listen(self, s: Settings, device: torch.device) -> None:
         self.matcher: Matcher | None = None
-        if not s.matcher:
+        if not s.encoder:
+            if s.matcher or s.recolour:
+                name = "--matcher looks at" if s.matcher else "--recolour changes"
+                raise BadInput(f"{name} sentences; name their --encoder, or leave it out.")
             return
-        if not self.text:
-            raise BadInput("--matcher looks at sentences; name their --encoder, or leave it out.")
-        assert isinstance(self.data, CaptionedSet)
+        encoder: Any = models.read(checkpoint.read(checkpoint_file(s.encoder)), "char_cnn_rnn").to(device)
+        self.text_dim = encoder.dim
         drawn = [i for i, share in zip(self.trained, self.shares.tolist(), strict=True) if share > 0]
-        labels = self.data.labels
-        kinds = sorted({int(labels[i]) for i in drawn}) if labels is not None and labels.ndim == 1 else []
-        swaps = Swaps(self.data, kinds)
-        # For every sentence of a picture, what it would be of the other kinds.
-        self.swaps = {(i, k): swaps(text, i) for i in drawn for k, text in enumerate(self.texts[i])}
-        every = dict.fromkeys(text for i in drawn for text in self.texts[i])
-        every |= dict.fromkeys(text for some in self.swaps.values() for text in some)
-        self.matcher = Matcher(s.matcher, list(every), device)
-        self.spoken = _embed(s.encoder, list(every), device)
-
-    def _said_otherwise(self, chosen: list[int], which: list[int]) -> tuple[list[str], list[list[str]]]:
-        """The sentences of pictures, then each with another noun, where it has one; and those with every noun."""
-        others = [self.swaps[at] for at in zip(chosen, which, strict=True)]
-        texts = [self.texts[i][k] for i, k in zip(chosen, which, strict=True)]
-        changed = [some[self._below(len(some))] if some else text for some, text in zip(others, texts, strict=True)]
-        return texts + changed, others + others
+        texts = [text for i in drawn + self.held_out for text in self.texts[i]]
+        self.embeddings = Heard(lambda some: encoder(one_hot(torch.stack([places(t) for t in some])).to(device)), texts)
+        labels = self.data.labels if self.data.classes else None
+        if s.recolour and (labels is None or labels.ndim > 1):
+            raise BadInput(f"{self.data.path} has no named classes for --recolour; prepare it with --label.")
+        if s.matcher:
+            kinds = [] if labels is None or labels.ndim > 1 else sorted({int(labels[i]) for i in drawn})
+            self.swaps = Swaps(self.data, kinds)
+            named = [text for i in drawn for own in self.texts[i] for text in (own, *self.swaps(own, i))]
+            self.matcher = Matcher(s.matcher, named, device)
 
     def _below(self, n: int) -> int:
         return int(torch.randint(n, (), generator=self.rng))
@@ -155,7 +159,7 @@ class Trainer:
         widths = [[s.ngf << (ups - 1 - k) for k in range(ups)]]
         widths += [[max(2, s.ngf >> k)] for k in range(1, s.stages)]
         return {
-            "z_dim": s.z_dim, "text_dim": self.embeddings[0].shape[1] if self.text else 0,
+            "z_dim": s.z_dim, "text_dim": self.text_dim if self.text else 0,
             "code_dim": s.code_dim if self.text else s.z_dim, "start": s.ngf << ups, "widths": widths,
             "residuals": [s.residuals] * (s.stages - 1),
         }  # fmt: skip
@@ -164,29 +168,63 @@ class Trainer:
         torch.manual_seed(seed)  # augmentation
         self.rng = torch.Generator().manual_seed(seed)
 
-    def real(self, chosen: list[int]) -> list[Tensor]:
-        """Real pictures of all sizes, half of them mirrored if asked for."""
-        x = as_input(self.shown[chosen])
+    def real(self, pictures: Tensor) -> list[Tensor]:
+        """Real pictures uint8 [N, 3, H, W] in all sizes, half of them mirrored if asked for."""
+        x = as_input(pictures.to(self.workers.device))
         if self.settings.mirror:
             turned = torch.rand(len(x), 1, 1, 1, generator=self.rng) < 0.5
             x = torch.where(turned.to(x.device), x.flip(3), x)
         return [F.avg_pool2d(x, 1 << k) for k in reversed(range(self.settings.stages))]
 
-    def draw(self, n: int) -> tuple[list[int], list[int], list[int]]:
-        """Pictures, others that none of the sentences stand for, and which of its sentences each picture has."""
-        index = self._some(2 * n, self.rng).view(2, n)
-        chosen, wrong = ([self.trained[i] for i in row] for row in index.tolist())
+    def draw(self, n: int) -> Drawn:
+        """Pictures, their sentences, and others that none of the sentences stand for."""
+        chosen, others = self._some(2 * n, self.rng).view(2, n).tolist()
+        chosen = [self.trained[i] for i in chosen]
+        pictures = self.shown[chosen]
         if not self.text:
-            return chosen, wrong, []
-        which = [int(torch.randint(len(self.texts[i]), (), generator=self.rng)) for i in chosen]
-        for at, (i, k) in enumerate(zip(chosen, which, strict=True)):
-            others = int(index[1, at])
+            return Drawn(chosen, pictures, pictures)
+        texts, wrong, plain, nouns = [], [], [], []
+        for at, i in enumerate(chosen):
+            text = self.texts[i][self._below(len(self.texts[i]))]
+            other = self._recoloured(pictures, at, i, text)
+            texts.append(other or text)
+            if not other:
+                plain.append(at)
+                nouns.append(self.swaps(text, i) if self.matcher else [])
             for further in range(len(self.trained)):  # the next one that the sentence does not stand for
-                other = (others + further) % len(self.trained)
-                wrong[at] = self.trained[other]
-                if self.shares[other] > 0 and self.texts[i][k] not in self.texts[wrong[at]]:
+                k = (others[at] + further) % len(self.trained)
+                if self.shares[k] > 0 and texts[at] not in self.texts[self.trained[k]]:
                     break
-        return chosen, wrong, which
+            wrong.append(self.trained[k])
+        mismatched = self.shown[wrong]
+        for at, i in enumerate(wrong):
+            self._matched(mismatched, at, i, chosen[at], texts[at])
+        return Drawn(chosen, pictures, mismatched, texts, wrong, plain, nouns)
+
+    def _kind(self, i: int) -> str:
+        return self.data.classes[int(self.data.labels[i])]  # type: ignore[index]
+
+    def _recoloured(self, pictures: Tensor, at: int, i: int, text: str) -> str:
+        """Paints one of some pictures in another colour, now and then, and says so; else an empty text."""
+        if torch.rand((), generator=self.rng) >= self.settings.recolour:
+            return ""
+        colour = list(PAINTS)[self._below(len(PAINTS))]
+        said = in_colour(text, self._kind(i), colour)
+        return said if said and self._paint(pictures, at, colour) else ""
+
+    def _matched(self, pictures: Tensor, at: int, i: int, own: int, text: str) -> None:
+        """Paints a picture of another kind in the colour of a sentence, now and then: the noun alone is wrong then."""
+        if torch.rand((), generator=self.rng) < self.settings.recolour and self._kind(i) != self._kind(own):
+            named = set(colours_in(without_kind(text, self._kind(own))))
+            if len(named) == 1 and named <= set(PAINTS):
+                self._paint(pictures, at, named.pop())
+
+    @staticmethod
+    def _paint(pictures: Tensor, at: int, colour: str) -> bool:
+        found = recoloured(pictures[at].permute(1, 2, 0).numpy(), colour)
+        if found is not None:
+            pictures[at] = torch.from_numpy(found).permute(2, 0, 1)
+        return found is not None
 
     def _some(self, n: int, rng: torch.Generator) -> Tensor:
         return torch.multinomial(self.shares, n, replacement=True, generator=rng)
@@ -196,15 +234,10 @@ class Trainer:
 
     def step(self) -> dict[str, Tensor]:
         s, n = self.settings, self.settings.batch // self.workers.count
-        chosen, others, which = self.draw(n)
-        real, wrong = self.real(chosen), self.real(others)
-        embedding, said, nouns = None, [], []  # type: Tensor | None, list[str], list[list[str]]
-        if self.matcher is not None:
-            said, nouns = self._said_otherwise(chosen, which)
-            embedding = torch.stack([self.spoken[text] for text in said])
-        elif self.text:
-            embedding = torch.stack([self.embeddings[i][k] for i, k in zip(chosen, which, strict=True)])
-        z = self.noise(n if embedding is None else len(embedding), s.z_dim)
+        drawn = self.draw(n)
+        real, wrong = self.real(drawn.pictures), self.real(drawn.others)
+        embedding = self.embeddings(drawn.texts) if self.text else None
+        z = self.noise(n, s.z_dim)
         code = mu = logvar = None
         with self.autocast():
             if embedding is not None:
@@ -213,10 +246,9 @@ class Trainer:
         seen = None if mu is None else mu.float().detach()
         losses, signs = [], []
         for stage, D in enumerate(self.Ds):
-            shown = self._augmented(torch.cat([x[stage].detach() for x in (real, wrong, fake)])).split([n, n, len(z)])
+            shown = self._augmented(torch.cat([x[stage].detach() for x in (real, wrong, fake)])).split(n)
             with self.autocast():
-                of_real, of_wrong = (self._scores(D, x, None if seen is None else seen[:n]) for x in shown[:2])
-                of_fake = self._scores(D, shown[2], seen)
+                of_real, of_wrong, of_fake = (self._scores(D, x, seen) for x in shown)
             losses.append(loss_of_d(of_real, of_wrong, of_fake, s.uncond))
             signs.append([of_real[-1].detach().sign().mean(), of_fake[-1].detach().sign().mean()])
             self._descend(D, self.opts[stage], losses[-1])
@@ -228,8 +260,7 @@ class Trainer:
             shown = self._augmented(fake[stage])
             with self.autocast():
                 scores = self._scores(D, shown, None if mu is None else mu.float())
-            # A sentence with another noun has no real picture that D could know to fit it.
-            doubt = doubt + loss_of_g([scores[0][:n], *scores[1:]], s.uncond)
+            doubt = doubt + loss_of_g(scores, s.uncond)
         loss_g, figures = doubt, {}
         if mu is not None and logvar is not None:
             figures["loss_kl"] = divergence(mu.float(), logvar.float())
@@ -239,7 +270,9 @@ class Trainer:
             loss_g = loss_g + s.color * figures["loss_color"]
         if self.matcher is not None:
             with self.autocast():
-                figures["loss_match"], figures["loss_kind"] = self.matcher(fake[-1], said, nouns)
+                texts = [drawn.texts[k] for k in drawn.plain]
+                matched = self.matcher(fake[-1][drawn.plain], texts, drawn.nouns)
+                figures["loss_match"], figures["loss_kind"] = matched
             loss_g = loss_g + s.match * (figures["loss_match"] + figures["loss_kind"])
         if s.seek:
             some = slice(0, max(2, n // 4))
@@ -281,9 +314,8 @@ class Trainer:
 
     def said(self, count: int, rng: torch.Generator) -> Tensor:
         """Embeddings [count, text_dim] of sentences that are trained on."""
-        chosen = [self.trained[i] for i in self._some(count, rng).tolist()]
-        which = [int(torch.randint(len(self.texts[i]), (), generator=rng)) for i in chosen]
-        return torch.stack([self.embeddings[i][k] for i, k in zip(chosen, which, strict=True)])
+        chosen = [self.texts[self.trained[i]] for i in self._some(count, rng).tolist()]
+        return self.embeddings([some[int(torch.randint(len(some), (), generator=rng))] for some in chosen])
 
     @torch.no_grad()
     def averaged(self, batches: int = 20) -> Any:
@@ -312,7 +344,7 @@ class Trainer:
 
     def heard(self) -> Tensor:
         """Embeddings [N, text_dim] of the first sentences of the held-out pictures."""
-        return torch.stack([self.embeddings[i][0] for i in self.held_out]).to(self.workers.device)
+        return self.embeddings([self.texts[i][0] for i in self.held_out])
 
     def sheet(self, G: Any) -> Image.Image:
         """With sentences a row for each of eight held-out ones, a column for each latent."""
@@ -386,25 +418,26 @@ class Spoken(nn.Module):
         return self.G(z, self.embeddings[turn.to(self.embeddings.device)])
 
 
-def embedded(encoder: str, data: PictureSet, device: torch.device) -> tuple[list[Tensor], list[list[str]]]:
-    """Embeddings [sentences, text_dim] of every picture's sentences, and those; empty without an encoder."""
-    if not encoder:
-        return [], []
-    assert isinstance(data, CaptionedSet)
-    found = _embed(encoder, sorted({text for captions in data.captions for text in captions}), device)
-    return [torch.stack([found[text] for text in captions]).clone() for captions in data.captions], data.captions
+@dataclass(frozen=True)
+class Drawn:
+    """What a step is shown.
 
+    Args:
+        chosen: numbers of the pictures.
+        pictures, others: uint8 [N, 3, H, W]; none of the sentences stands for the others.
+        texts: a sentence of each picture.
+        wrong: numbers of the others.
+        plain: places of those in their own colours, which is what a matcher knows.
+        nouns: the sentence of each of them with every kind's noun; empty where it has none.
+    """
 
-def _embed(encoder: str, texts: list[str], device: torch.device) -> dict[str, Tensor]:
-    """Embeddings [text_dim] of sentences, on the CPU."""
-    network = models.read(checkpoint.read(checkpoint_file(encoder)), "char_cnn_rnn").to(device)
-    found: dict[str, Tensor] = {}
-    with torch.inference_mode():
-        for at in range(0, len(texts), 64):
-            block = texts[at : at + 64]
-            out = network(one_hot(torch.stack([places(text) for text in block])).to(device)).cpu()
-            found |= dict(zip(block, out.clone(), strict=True))
-    return found
+    chosen: list[int]
+    pictures: Tensor
+    others: Tensor
+    texts: list[str] = field(default_factory=list)
+    wrong: list[int] = field(default_factory=list)
+    plain: list[int] = field(default_factory=list)
+    nouns: list[list[str]] = field(default_factory=list)
 
 
 def loss_of_d(real: list[Tensor], wrong: list[Tensor], fake: list[Tensor], uncond: float) -> Tensor:
@@ -460,4 +493,4 @@ def _plain(network: nn.Module, device: torch.device) -> Any:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
             nn.init.normal_(layer.weight, 1.0, 0.02)
-    return network.to(device).to(memory_format=torch.channels_last).train()
+    return network.to(device).train()
