@@ -186,16 +186,18 @@ def data_of(art, settings):
     return stackgan.open_data(art, settings)
 
 
-@pytest.mark.parametrize("kind", ["text", "plain", "augmented"])
+@pytest.mark.parametrize("kind", ["text", "plain", "augmented", "painted"])
 def test_stackgan_resumes_bit_for_bit(art, encoder, tmp_path, kind):
     settings = {
         "text": replace(STACK, encoder=str(encoder)),
         "plain": replace(STACK, color=50.0),
         "augmented": replace(STACK, encoder=str(encoder), stages=1, aug="ada", target=0.0, color=1.0),
+        "painted": replace(STACK, encoder=str(encoder), recolour=0.8, kinds=1.0),
     }[kind]
 
     def run(out, images, **how):
         data = data_of(art, settings)
+        data.labels, data.classes = np.arange(len(data)) % 3, ["disc", "disc", "thing"]
         trainer = stackgan.Trainer(settings, data, Workers("cpu"))
         loop.train(trainer, tmp_path / out, images=images, snap=12, data=data, **how)
         return trainer
@@ -209,7 +211,7 @@ def test_stackgan_resumes_bit_for_bit(art, encoder, tmp_path, kind):
     raw = checkpoint.read(next((tmp_path / "whole").glob("snapshot-*.safetensors")))
     assert set(raw.networks) == {"G", "G_train", *(f"D{n}" for n in range(settings.stages))}
     assert type(models.read(raw, part="G_train")) is type(G)
-    fresh = stackgan.Trainer(replace(settings, seed=3), data_of(art, settings), Workers("cpu"))
+    fresh = stackgan.Trainer(replace(settings, seed=3, recolour=0.0, kinds=0.0), data_of(art, settings), Workers("cpu"))
     fresh.transfer(next((tmp_path / "whole").glob("snapshot-*.safetensors")))
     last = fresh.Ds[-1].logits[0].weight
     assert torch.allclose(last, whole.Ds[-1].logits[0].weight, atol=1e-2)
@@ -332,8 +334,18 @@ def test_pictures_in_other_colours_have_other_sentences(art, encoder):
         t for _, t in seen
     }
     assert torch.isfinite(trainer.step()["loss_kind"])
-    with pytest.raises(BadInput, match="--recolour changes sentences"):
+    with pytest.raises(BadInput, match="--recolour needs sentences"):
         stackgan.Trainer(replace(settings, encoder="", matcher=""), PictureSet(art), Workers("cpu"))
+
+
+def test_a_discriminator_learns_kinds_and_says_what_it_takes_pictures_for(art, encoder):
+    settings = replace(STACK, encoder=str(encoder), kinds=1.0, lr_d=2e-3)
+    data = data_of(art, settings)
+    data.labels, data.classes = np.arange(len(data)) % 3, list(COLORS)
+    trainer = stackgan.Trainer(settings, data, Workers("cpu"))
+    figures = [trainer.step() for _ in range(30)]
+    losses = [np.mean([float(f["loss_named"].detach()) for f in some]) for some in (figures[:5], figures[-5:])]
+    assert losses[1] < 0.5 * losses[0] and torch.isfinite(figures[-1]["loss_kinds"])
 
 
 def test_latents_that_change_nothing_are_the_worst():
@@ -355,7 +367,7 @@ def test_discriminators_learn_what_fits(art, encoder):
         pictures = trainer.shown[trainer.held_out].float() / 127.5 - 1
         pictures = F.avg_pool2d(pictures, 2 >> stage)
         with torch.inference_mode():
-            scores = torch.stack([D.scores(pictures, code.expand(len(pictures), -1))[0] for code in codes])
+            scores = torch.stack([D.scores(D.features(pictures), code.expand(len(pictures), -1))[0] for code in codes])
         right = scores.argmax(dim=0) == torch.tensor(trainer.held_out) % 3
         assert right.float().mean() > 0.8, (stage, scores)
 

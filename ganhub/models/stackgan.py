@@ -184,23 +184,31 @@ class Discriminator(nn.Module):
         self.trunk = list(trunk)
         for name, layer in trunk.items():
             self.add_module(name, layer)
-        top = width * 2 ** (plain - 1)
+        self.top = top = width * 2 ** (plain - 1)
         self.logits = _verdict(top)
         if self.code_dim:
             self.jointConv = _joined(top + self.code_dim, top)
             self.uncond_logits = _verdict(top)
 
-    def scores(self, pictures: Tensor, code: Tensor | None = None) -> list[Tensor]:
-        """Logits [N] of "real and fits the code" and of "real"; without text of the latter only.
+    def features(self, pictures: Tensor) -> Tensor:
+        """What it sees, [N, top, 4, 4], before it is told what there should be.
 
         Raises:
-            BadInput: pictures or codes have another shape.
+            BadInput: pictures have another shape.
         """
         if pictures.shape[1:] != (3, *self.img_size):
             raise BadInput(f"This discriminator takes pictures [N, 3, *{self.img_size}], not {list(pictures.shape)}.")
         x = pictures
         for name in self.trunk:
             x = self.get_submodule(name)(x)
+        return x
+
+    def scores(self, x: Tensor, code: Tensor | None = None) -> list[Tensor]:
+        """Features -> logits [N] of "real and fits the code" and of "real"; without text of the latter only.
+
+        Raises:
+            BadInput: codes have another shape.
+        """
         if not self.code_dim:
             return [self.logits[0](x).flatten()]
         if code is None or code.shape != (len(x), self.code_dim):
@@ -211,7 +219,7 @@ class Discriminator(nn.Module):
 
     def forward(self, pictures: Tensor, code: Tensor | None = None) -> list[Tensor]:
         """The scores as probabilities [N]."""
-        return [score.sigmoid() for score in self.scores(pictures, code)]
+        return [score.sigmoid() for score in self.scores(self.features(pictures), code)]
 
 
 def _down(before: int, width: int) -> list[nn.Module]:

@@ -61,6 +61,7 @@ class Settings:
     mirror: bool = option(False, "show half of the real pictures mirrored")
     balance: bool = option(False, "draw every class by the square root of its size")
     fewest: int = option(1, "leave out classes with fewer pictures")
+    kinds: float = option(0.0, "weight of which kind the last discriminator takes a picture for")
     recolour: float = option(0.0, "share of pictures that have another colour, and whose sentences name that")
     aug: str = option("noaug", "ada: what the discriminators see is augmented, as far as needed; or noaug")
     augpipe: str = option("bgc", "which augmentations: blit, geom, color, filter, noise, cutout, bg, bgc, ..., bgcfnc")
@@ -114,10 +115,16 @@ class Trainer:
         ]
         for network in self.Ds if device.type == "cpu" else (self.G, *self.Ds):  # where it is faster
             network.to(memory_format=torch.channels_last)
+        self.namer: Any = None
+        if s.kinds:
+            self.namer = _plain(nn.Conv2d(self.Ds[-1].top, len(data.classes), 4), device)
         self.average = copy.deepcopy(self.G).requires_grad_(False)
         betas = (0.5, 0.999)
         self.opt_g = torch.optim.Adam(self.G.parameters(), lr=s.lr_g, betas=betas, fused=True)
-        self.opts = [torch.optim.Adam(D.parameters(), lr=s.lr_d, betas=betas, fused=True) for D in self.Ds]
+        self.judges = [nn.ModuleList([D]) for D in self.Ds]
+        if self.namer is not None:
+            self.judges[-1].append(self.namer)
+        self.opts = [torch.optim.Adam(judge.parameters(), lr=s.lr_d, betas=betas, fused=True) for judge in self.judges]
         self.augment = Augment(s.augpipe).to(device) if s.aug == "ada" else None
         if self.augment is not None:
             self.augment.p.fill_(s.p)
@@ -127,9 +134,9 @@ class Trainer:
     def _listen(self, s: Settings, device: torch.device) -> None:
         self.matcher: Matcher | None = None
         if not s.encoder:
-            if s.matcher or s.recolour:
-                name = "--matcher looks at" if s.matcher else "--recolour changes"
-                raise BadInput(f"{name} sentences; name their --encoder, or leave it out.")
+            for name, given in (("matcher", s.matcher), ("recolour", s.recolour), ("kinds", s.kinds)):
+                if given:
+                    raise BadInput(f"--{name} needs sentences; name their --encoder, or leave it out.")
             return
         encoder: Any = models.read(checkpoint.read(checkpoint_file(s.encoder)), "char_cnn_rnn").to(device)
         self.text_dim = encoder.dim
@@ -137,8 +144,9 @@ class Trainer:
         texts = [text for i in drawn + self.held_out for text in self.texts[i]]
         self.embeddings = Heard(lambda some: encoder(one_hot(torch.stack([places(t) for t in some])).to(device)), texts)
         labels = self.data.labels if self.data.classes else None
-        if s.recolour and (labels is None or labels.ndim > 1):
-            raise BadInput(f"{self.data.path} has no named classes for --recolour; prepare it with --label.")
+        if (s.recolour or s.kinds) and (labels is None or labels.ndim > 1):
+            name = "recolour" if s.recolour else "kinds"
+            raise BadInput(f"{self.data.path} has no named classes for --{name}; prepare it with --label.")
         if s.matcher:
             kinds = [] if labels is None or labels.ndim > 1 else sorted({int(labels[i]) for i in drawn})
             self.swaps = Swaps(self.data, kinds)
@@ -201,6 +209,10 @@ class Trainer:
             self._matched(mismatched, at, i, chosen[at], texts[at])
         return Drawn(chosen, pictures, mismatched, texts, wrong, plain, nouns)
 
+    def kinds_of(self, pictures: list[int]) -> Tensor:
+        """Classes [N] of some pictures."""
+        return torch.as_tensor(self.data.labels[pictures], device=self.workers.device)  # type: ignore[index]
+
     def _kind(self, i: int) -> str:
         return self.data.classes[int(self.data.labels[i])]  # type: ignore[index]
 
@@ -244,24 +256,33 @@ class Trainer:
                 code, mu, logvar = self.G.condition(embedding.to(z.device), self.noise(len(z), s.code_dim))
             fake = [x.float() for x in self.G.paint(z, z if code is None else code)]
         seen = None if mu is None else mu.float().detach()
-        losses, signs = [], []
+        losses, signs, figures = [], [], {}  # type: list[Tensor], list[list[Tensor]], dict[str, Tensor]
+        kinds = self.kinds_of(drawn.chosen + drawn.wrong) if self.namer is not None else z
         for stage, D in enumerate(self.Ds):
             shown = self._augmented(torch.cat([x[stage].detach() for x in (real, wrong, fake)])).split(n)
             with self.autocast():
-                of_real, of_wrong, of_fake = (self._scores(D, x, seen) for x in shown)
+                features = [D.features(x) for x in shown]
+                of_real, of_wrong, of_fake = (self._scores(D, x, seen) for x in features)
             losses.append(loss_of_d(of_real, of_wrong, of_fake, s.uncond))
+            if stage == len(self.Ds) - 1 and self.namer is not None:
+                figures["loss_named"] = self._misnamed(torch.cat(features[:2]), kinds)
+                losses[-1] = losses[-1] + s.kinds * figures["loss_named"]
             signs.append([of_real[-1].detach().sign().mean(), of_fake[-1].detach().sign().mean()])
-            self._descend(D, self.opts[stage], losses[-1])
+            self._descend(self.judges[stage], self.opts[stage], losses[-1])
 
-        for D in self.Ds:
-            D.requires_grad_(False)
+        for judge in self.judges:
+            judge.requires_grad_(False)
         doubt = torch.zeros((), device=z.device)
         for stage, D in enumerate(self.Ds):
             shown = self._augmented(fake[stage])
             with self.autocast():
-                scores = self._scores(D, shown, None if mu is None else mu.float())
+                of_shown = D.features(shown)
+                scores = self._scores(D, of_shown, None if mu is None else mu.float())
             doubt = doubt + loss_of_g(scores, s.uncond)
-        loss_g, figures = doubt, {}
+        loss_g = doubt
+        if self.namer is not None:
+            figures["loss_kinds"] = self._misnamed(of_shown, kinds[:n])
+            loss_g = loss_g + s.kinds * figures["loss_kinds"]
         if mu is not None and logvar is not None:
             figures["loss_kl"] = divergence(mu.float(), logvar.float())
             loss_g = loss_g + s.kl * figures["loss_kl"]
@@ -282,8 +303,8 @@ class Trainer:
             figures["loss_seek"] = sameness(fake[-1][some], again, z[some], other)
             loss_g = loss_g + s.seek * figures["loss_seek"]
         self._descend(self.G, self.opt_g, loss_g)
-        for D in self.Ds:
-            D.requires_grad_(True)
+        for judge in self.judges:
+            judge.requires_grad_(True)
 
         self.seen += s.batch
         loop.lerp(self.average, self.G, self.seen // s.batch, s.ema)
@@ -300,8 +321,15 @@ class Trainer:
         return pictures if self.augment is None else self.augment(pictures)
 
     @staticmethod
-    def _scores(D: Any, pictures: Tensor, code: Tensor | None) -> list[Tensor]:
-        return [score.float() for score in D.scores(pictures, code)]
+    def _scores(D: Any, features: Tensor, code: Tensor | None) -> list[Tensor]:
+        return [score.float() for score in D.scores(features, code)]
+
+    def _misnamed(self, features: Tensor, kinds: Tensor) -> Tensor:
+        """Cross-entropy of the kinds that the last discriminator's features are taken for ("AC-GAN", Odena et al.,
+        2016, arXiv:1610.09585)."""
+        with self.autocast():
+            logits = self.namer(features).flatten(1)
+        return F.cross_entropy(logits.float(), kinds.long())
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.workers.device.type, self.dtype, enabled=self.dtype is not None)
@@ -359,6 +387,7 @@ class Trainer:
     def _parts(self) -> dict[str, Any]:
         parts = {"G": self.G, "average": self.average, "opt_g": self.opt_g}
         parts |= {f"D{stage}": D for stage, D in enumerate(self.Ds)}
+        parts |= {} if self.namer is None else {"namer": self.namer}
         return parts | {f"opt_d{stage}": opt for stage, opt in enumerate(self.opts)}
 
     def state(self) -> dict[str, Any]:
