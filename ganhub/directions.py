@@ -62,6 +62,24 @@ class Direction:
         object.__setattr__(self, "vector", (vector.astype(np.float64) / length).astype(np.float32))
 
 
+def parse_moves(text: str) -> tuple[tuple[str, float], ...]:
+    """`direction-age=1.5, direction-smile=-1` -> ids of directions and how far to go.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    moves = []
+    for item in filter(str.strip, str(text or "").split(",")):
+        name, sign, far = item.strip().rpartition("=")
+        try:
+            moves.append((name.strip(), float(far)))
+        except ValueError:
+            sign = ""
+        if not sign or not name.strip():
+            raise BadInput(f"'{item.strip()[:60]}' is no move; write ID=STRENGTH, like direction-age=1.5.")
+    return tuple(moves)
+
+
 def move(
     latents: np.ndarray, direction: Direction, strength: float | np.ndarray, layers: Sequence[int] | None = None
 ) -> np.ndarray:

@@ -235,7 +235,7 @@ def test_programs_need_consent_and_read_sentences(api, photo):
             list(api.project_face(photo, False, ROW, aligned=aligned, request=ME))
     with pytest.raises(gr.Error, match="no face|No face"):
         list(api.project_face(photo, True, ROW, request=ME))
-    with pytest.raises(gr.Error, match="moves cannot be read at 'smile'"):
+    with pytest.raises(gr.Error, match="'smile' is no move"):
         list(api.project_face(photo, True, ROW, 1, aligned=True, request=ME))
         list(api.edit_face(moves="smile", request=ME))
     with pytest.raises(gr.Error, match="no other face"):

@@ -22,7 +22,7 @@ from ganhub.pipelines.found import find_directions
 from ganhub.pipelines.generate import generate
 from ganhub.pipelines.labels import Attribute, Labelling, Marked, Piles, Sentences, attributes_of, read_table
 from ganhub.pipelines.learn import LearnRequest, keep, learn, slug
-from ganhub.pipelines.requests import GenerateRequest
+from ganhub.pipelines.requests import GenerateRequest, request_of
 from ganhub.pipelines.slide import SlideRequest, slide
 from ganhub.registry import Registry, load_registry, read_rows
 
@@ -401,6 +401,49 @@ def test_saved_latents_move_too(engine, learned):
     plain = last(generate(engine, GenerateRequest("planted", seeds=(3,)))).images[0]
     assert np.abs(np.asarray(same[0].image).astype(int) - np.asarray(plain)).max() <= 1
     assert np.asarray(same[1].image)[..., 0].mean() > np.asarray(same[0].image)[..., 0].mean() + 5
+
+
+def test_pictures_of_seeds_move_along_directions(engine, learned, own_home, tmp_path):
+    planted_row = engine.registry.find("planted")
+    row = keep(learned.direction, planted_row, engine.registry)
+    try:
+        asked = GenerateRequest("planted", seeds=(1, 2), psi=0.7, moves=((row.id, 1.0),))
+        moved = last(generate(engine, asked))
+        strip = last(slide(engine, SlideRequest("planted", row.id, seeds=(1, 2), strengths=(1,), psi=0.7)))
+        for one, other in zip(moved.pictures, strip.pictures, strict=True):
+            assert np.array_equal(np.asarray(one.image), np.asarray(other.image))
+        about = read_provenance(moved.pictures[1].save(tmp_path))
+        assert about["moves"] == [[row.id, 1.0]] and request_of(about) == replace(asked, seeds=(2,), precision="exact")
+        # What is saved is what is seen, wherever it is loaded.
+        again = last(generate(engine, GenerateRequest.from_latents("planted", moved.latents))).images
+        assert moved.latents.space == "w+" and np.array_equal(np.asarray(again[1]), np.asarray(moved.images[1]))
+        back = GenerateRequest("planted", latents=moved.latents, moves=((row.id, -1.0),))
+        plain = last(generate(engine, GenerateRequest("planted", seeds=(1, 2), psi=0.7)))
+        assert "moves" not in plain.provenance[0]
+        near = last(generate(engine, back)).images[0]
+        assert np.abs(np.asarray(near).astype(int) - np.asarray(plain.images[0])).max() <= 1
+        assert GenerateRequest("planted", seeds=(1, 2), psi=0.7, moves=((row.id, 0),)) == plain.request
+        for moves, words in ((((row.id, 99.0),), "strength of"), (((row.id, "far"),), "must be a number")):
+            with pytest.raises(BadInput, match=words):
+                GenerateRequest("planted", seeds=(1,), moves=moves)
+        with pytest.raises(RegistryError, match="does not fit 'planted-z'"):
+            last(generate(engine, GenerateRequest("planted-z", seeds=(1,), moves=((row.id, 1.0),))))
+    finally:
+        engine.registry.remove(row.id)
+
+
+def test_a_direction_of_z_moves_z(engine, own_home):
+    row = engine.registry.find("planted-z")
+    vector = np.eye(8)[2]
+    light = Direction("light", "Light", "z", vector, 1.0, generator={"family": "mlp_gan", "dataset": rig.DATA})
+    kept = keep(light, row, engine.registry)
+    try:
+        moved = last(generate(engine, GenerateRequest("planted-z", seeds=(4,), moves=((kept.id, 2.0),))))
+        plain = last(generate(engine, GenerateRequest("planted-z", seeds=(4,))))
+        np.testing.assert_allclose(moved.latents.values - plain.latents.values, 2 * vector[None], atol=1e-6)
+        assert moved.latents.space == "z" and not np.array_equal(moved.images[0], plain.images[0])
+    finally:
+        engine.registry.remove(kept.id)
 
 
 def test_directions_of_others_are_refused(engine, learned):

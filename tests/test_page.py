@@ -124,6 +124,36 @@ def test_a_link_brings_everything_back(browser, app):
         assert page.get_by_label("Truncation", exact=True).is_checked()
 
 
+def test_sliders_move_every_picture(browser, app):
+    query = "?checkpoint=stylegan2-portraits&seeds=0-1&psi=0.7"
+    with opened(browser, app, query=query) as page:
+        before = page.locator(PICTURES).first.get_attribute("src")
+        page.click("#generate-directions button")
+        slider = page.locator("#generate-direction-0 input[type=range]")
+        assert page.locator("#generate-direction-0").inner_text().startswith("Smile")
+        slider.focus()
+        note = page.inner_text(NOTE)
+        for _ in range(10):
+            slider.press("ArrowRight")
+        page.locator("#generate-direction-0 input[type=number]").fill("2")
+        page.locator("#generate-direction-0 input[type=number]").press("Enter")
+        page.wait_for_function("([s, t]) => document.querySelector(s)?.innerText !== t", arg=[NOTE, note])
+        settled(page)
+        assert page.locator(PICTURES).first.get_attribute("src") != before
+        assert parse_qs(urlparse(page.url).query)["moves"] == ["direction-portraits-smile=2"]
+        link = page.url.removeprefix(app.url + "/")
+    with opened(browser, app, query=link) as page:
+        number = page.locator("#generate-direction-0 input[type=number]")
+        assert number.is_visible() and number.input_value() == "2"
+        note = page.inner_text(NOTE)
+        page.click("#generate-directions-still")
+        page.wait_for_function("([s, t]) => document.querySelector(s)?.innerText !== t", arg=[NOTE, note])
+        settled(page)
+        assert number.input_value() == "0" and "moves" not in parse_qs(urlparse(page.url).query)
+        page.get_by_label("Video", exact=True).check()
+        page.wait_for_selector("#generate-directions", state="hidden")
+
+
 def test_a_wrong_address_does_no_harm(browser, app):
     query = "?tab=%3Cscript%3E&checkpoint=../../etc&seeds=9-1&psi=1e99&make=tea&label=x&frames=-1"
     with opened(browser, app, query=query) as page:

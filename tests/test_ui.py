@@ -24,6 +24,7 @@ from tiny import write_registry
 import ganhub.tabs
 from ganhub import imaging, ui
 from ganhub.errors import BadInput, GanHubError
+from ganhub.pipelines.requests import GenerateRequest
 from ganhub.registry import Checkpoint, Registry, load_registry, read_rows
 from ganhub.tabs import _settings as settings
 from ganhub.tabs import _widgets as widgets
@@ -228,11 +229,24 @@ def test_settings_survive_the_way_round(changes, rows):
     assert settings.request_of_settings({**settings.DEFAULTS, **found}, "me") == request
 
 
+def test_moves_survive_the_way_round():
+    registry = load_registry()
+    moves = (("direction-portraits-smile", 1.5), ("direction-portraits-glasses", -0.5))
+    request = GenerateRequest("stylegan2-portraits", seeds=(3,), psi=0.7, moves=moves, precision="exact", visitor="me")
+    back = settings.settings_of_request(request)
+    assert back["moves"] == "direction-portraits-smile=1.5, direction-portraits-glasses=-0.5"
+    found, refused = settings.checked(back, registry)
+    assert not refused and settings.request_of_settings({**settings.DEFAULTS, **found}, "me") == request
+    with pytest.raises(BadInput, match="'smile' is no move; write ID=STRENGTH"):
+        settings.request_of_settings({**settings.DEFAULTS, **found, "moves": "smile"}, "me")
+
+
 def test_settings_from_outside_are_checked(rows):
     bad = {
         "make": "coffee", "checkpoint": "../../etc/passwd", "seeds": "1-9999", "psi": "nan", "cutoff": "-1",
         "label": "x", "noise_mode": "loud", "precision": "0", "psis": "", "cols": "-", "layers": "99999",
         "frames": "1e9", "fps": "0", "loop": "maybe", "easing": "?", "space": "q", "method": "<script>",
+        "moves": "nothing=1",
     }  # fmt: skip
     found, refused = settings.checked(bad, Registry(read_rows(rows)))
     assert found == {} and sorted(refused) == sorted(bad)
@@ -314,8 +328,20 @@ def test_interpolate(client):
     assert about["frames"] == 4 and about["fps"] == 12
 
 
+def test_moved_pictures(client):
+    how = {"checkpoint": "stylegan2-portraits", "psi": 0.7}
+    plain = client.predict(seed=5, **how, api_name="/generate_one")
+    smile = client.predict(seed=5, **how, moves="direction-portraits-smile=1.5", api_name="/generate_one")
+    assert imaging.read_provenance(smile)["moves"] == [["direction-portraits-smile", 1.5]]
+    assert Path(plain).read_bytes() != Path(smile).read_bytes()
+    with pytest.raises(AppError, match="does not fit 'stylegan2-portraits'"):
+        client.predict(seed=5, **how, moves="direction-fruit-red=1", api_name="/generate_one")
+
+
 def test_list_checkpoints(client):
     listed = {entry["id"]: entry for entry in client.predict(api_name="/list_checkpoints")}
+    known = [one["id"] for one in listed["stylegan2-portraits"]["directions"]]
+    assert "direction-portraits-smile" in known and not listed["tiny"]["directions"]
     assert listed["tiny-classes"]["classes"] == ["ant", "bee", "cat"]
     assert listed["tiny"]["on_disk"] is True and "also commercial" in listed["tiny"]["allowed"]
 

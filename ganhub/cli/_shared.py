@@ -57,6 +57,9 @@ Seeds = Annotated[str, typer.Option("--seeds", help="Seeds, like 0-7,12.")]
 Psi = Annotated[float, typer.Option(help="Truncation: 1 none, towards 0 the average picture.")]
 Cutoff = Annotated[int | None, typer.Option(help="Truncate only the first layers, this many.")]
 Label = Annotated[str | None, typer.Option("--class", help="Class of a conditional generator: number or name.")]
+Moves = Annotated[
+    list[str] | None, typer.Option("--move", metavar="ID=STRENGTH", help="A direction and how far; also several.")
+]
 Noise = Annotated[NoiseMode, typer.Option(help="Fixed noise, drawn from the seed, or none.")]
 Exact = Annotated[Precision | None, typer.Option(help="float32, or the family's fast form.")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best one present by default.")]

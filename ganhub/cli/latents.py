@@ -14,6 +14,7 @@ from ganhub.cli._shared import (
     Format,
     Json,
     Kind,
+    Moves,
     Out,
     Rows,
     app,
@@ -130,9 +131,7 @@ def _tuned(
 def edit(
     latents: Saved,
     model: Annotated[str | None, typer.Option(metavar="ID", help="Generator; the file names it by default.")] = None,
-    move: Annotated[
-        list[str] | None, typer.Option(metavar="ID=STRENGTH", help="A direction and how far; several are possible.")
-    ] = None,
+    move: Moves = None,
     layers: Annotated[str | None, typer.Option(help="Only these layers move, like 0-7.")] = None,
     mix: Annotated[str | None, typer.Option(metavar="SEED|FILE", help="Seed or latents to take layers from.")] = None,
     mix_layers: Annotated[str | None, typer.Option(help="Layers that are taken, like 4-9.")] = None,
@@ -148,6 +147,7 @@ def edit(
     as_json: Json = False,
 ) -> None:
     """Move latents along directions, or mix them with others."""
+    from ganhub.directions import parse_moves
     from ganhub.latents import load_latents, parse_layers, save_latents
     from ganhub.pipelines.edit import EditRequest
     from ganhub.pipelines.edit import edit as pipeline
@@ -159,7 +159,7 @@ def edit(
     request = EditRequest(
         _model(model, saved, latents),
         saved,
-        [_move(text) for text in move or ()],
+        parse_moves(",".join(move or ())),
         parse_layers(layers) if layers else None,
         other,
         parse_layers(mix_layers) if mix_layers else (),
@@ -214,13 +214,3 @@ def _model(model: str | None, saved: Latents, file: Path) -> str:
     if model is None and not saved.checkpoint:
         raise BadInput(f"{file.name} does not say which generator it is of; name it with --model.")
     return model or saved.checkpoint
-
-
-def _move(text: str) -> tuple[str, float]:
-    name, sign, strength = text.rpartition("=")
-    try:
-        if sign and name:
-            return name, float(strength)
-    except ValueError:
-        pass
-    raise BadInput(f"--move takes ID=STRENGTH, like age=1.5, not '{text[:60]}'.")

@@ -15,6 +15,7 @@ from ganhub.cli._shared import (
     Id,
     Json,
     Label,
+    Moves,
     Noise,
     NoiseMode,
     Out,
@@ -41,18 +42,22 @@ def generate(
     psi: Annotated[float | None, typer.Option(help="Truncation: 1 none (default), towards 0 the average.")] = None,
     cutoff: Cutoff = None,
     label: Label = None,
+    move: Moves = None,
     noise_mode: Noise = NoiseMode.const,
     precision: Exact = None,
     out: Out = Path("out"),
     kind: Annotated[Format, typer.Option("--format", help="File format.")] = Format.png,
     grid: Annotated[bool, typer.Option("--grid", help="Also write all pictures on one sheet.")] = False,
-    save: Annotated[Path | None, typer.Option("--save-latents", metavar="FILE", help="Also write z as .npz.")] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save-latents", metavar="FILE", help="Also write the latents as .npz.")
+    ] = None,
     device: Device = None,
     registry: Rows = None,
     as_json: Json = False,
 ) -> None:
     """Make one picture per seed."""
     from ganhub import imaging
+    from ganhub.directions import parse_moves
     from ganhub.latents import load_latents, parse_seeds, save_latents
     from ganhub.pipelines import generate as pipeline
     from ganhub.pipelines.requests import GenerateRequest, Picture
@@ -62,6 +67,7 @@ def generate(
     with engine_of(registry, device) as engine:
         row = engine.registry.find(checkpoint)
         how = how_of(row, cutoff=cutoff, label=label, noise_mode=noise_mode, precision=precision, keep=grid)
+        how["moves"] = parse_moves(",".join(move or ()))
         if latents is None:
             request = GenerateRequest(row.id, seeds=parse_seeds(seeds), psi=1.0 if psi is None else psi, **how)
         else:

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ganhub import imaging
+from ganhub.directions import move, open_direction
 from ganhub.engine import Job
 from ganhub.errors import BadInput, EngineError
 from ganhub.latents import Latents, load_latents, parse_layers, parse_seeds, path, shape_of, truncate, z_from_seeds
@@ -199,24 +200,50 @@ def _collect(events: Iterator[Progress], keep: bool = True) -> Generator[Progres
 
 
 def _generate(source: _Source, request: GenerateRequest) -> Events[GenerateResult]:
-    if request.latents is None:
+    values = request.latents
+    if values is None:
         seeds = tuple(request.seeds)
         how = {"psi": request.psi, "cutoff": request.cutoff, "label": request.label}
         values = Latents("z", source.z(seeds), source.row.id, source.sha256, seeds=seeds, **how)  # type: ignore[arg-type]
-        total = len(seeds)
-        jobs: Iterable[Job] = (source.from_z(request, z, seed) for z, seed in zip(values.values, seeds, strict=True))
         about: Iterable = ((source.provenance(request, seed=s, seeds=[s]), f"seed{s:04d}") for s in seeds)
     else:
-        values = fitted(request.latents, source.row, source.sha256, source.facts)
-        total = len(values)
-        jobs = _jobs_of_latents(source, request, values)
-        mark = {"latents": values.digest(), "space": values.space}
+        values = fitted(values, source.row, source.sha256, source.facts)
+        mark, given = {"latents": values.digest(), "space": values.space}, values.seeds
         about = (
-            (source.provenance(request, **mark, index=i, seeds=list(values.seeds[i : i + 1])), f"latent{i:04d}")
-            for i in range(total)
+            (
+                source.provenance(request, **mark, index=i, seeds=list(given[i : i + 1])),
+                f"latent{i:04d}",
+            )
+            for i in range(len(values))
         )
-    pictures = yield from _collect(_pictures(source, jobs, about, total), request.keep)
+    drawn = request
+    if request.moves:
+        yield Progress(0, 0, "Moving along the directions")
+        values = _moved(source, request, values)
+        drawn = replace(request, psi=values.psi, cutoff=values.cutoff)
+    jobs = _jobs_of_latents(source, drawn, values)
+    pictures = yield from _collect(_pictures(source, jobs, about, len(values)), request.keep)
     return GenerateResult(request, pictures, latents=values)
+
+
+def _moved(source: _Source, request: GenerateRequest, values: Latents) -> Latents:
+    """Where latents are once they went along a request's directions: truncated w+, or z where those are of z alone."""
+    known = [
+        (open_direction(source.engine.registry, name, source.row, source.facts["w_dim"]), far)
+        for name, far in request.moves
+    ]
+    of_z = [(direction, far) for direction, far in known if direction.space == "z"]
+    if of_z and values.space != "z":
+        raise BadInput(f"'{of_z[0][0].id}' moves z, and these latents are of the space {values.space}; name seeds.")
+    for direction, far in of_z:
+        values = replace(values, values=move(values.values, direction, far))
+    if len(of_z) == len(known):
+        return replace(values, psi=request.psi, cutoff=request.cutoff)
+    ws = _ws_of(source, request, values)
+    for direction, far in known:
+        if direction.space != "z":
+            ws = move(ws, direction, far)
+    return Latents("w+", ws, source.row.id, source.sha256, label=request.label, seeds=values.seeds)
 
 
 def fitted(saved: Latents, row: Checkpoint, sha256: str, facts: dict[str, Any]) -> Latents:
@@ -242,21 +269,35 @@ def _jobs_of_latents(source: _Source, request: GenerateRequest, values: Latents)
     if values.space == "z":
         for z, seed in zip(values.values, seeds, strict=True):
             yield source.from_z(request, z.astype(np.float64), seed)
-        return
-    if values.space == "s":
+    elif values.space == "s":
         if request.psi != 1:
             raise BadInput("Styles are not truncated; leave psi at 1, or save the latent in w or w+.")
         for s, seed in zip(values.values, seeds, strict=True):
             yield source.from_s(request, s.astype(np.float32), seed)
-        return
+    else:
+        for row, seed in zip(_ws_of(source, request, values), seeds, strict=True):
+            yield source.from_ws(request, row.astype(np.float32), seed)
+
+
+def _ws_of(source: _Source, request: GenerateRequest, values: Latents) -> np.ndarray:
+    """Truncated ws [N, num_ws, w_dim] of latents.
+
+    Raises:
+        BadInput: the generator has none, or the latents are styles.
+    """
+    if not source.w:
+        raise BadInput(f"'{source.row.id}' has no intermediate latent; only directions of z move its pictures.")
+    if values.space == "s":
+        raise BadInput("Styles do not move along directions of w; save the latent in w or w+.")
+    if values.space == "z":
+        return source.ws(request, values.values.astype(np.float64))
     ws = values.values
     if values.space == "w":
         ws = np.repeat(ws[:, None], source.facts["num_ws"], axis=1)
     if request.psi != 1:  # psi 0 answers with the mean, whatever z
         mean = source.ws(replace(request, cutoff=None), source.z([0]), psi=0.0)[0, 0]
         ws = truncate(ws, mean, request.psi, request.cutoff)
-    for row, seed in zip(ws, seeds, strict=True):
-        yield source.from_ws(request, row.astype(np.float32), seed)
+    return ws
 
 
 def to_w(engine: Engine, request: GenerateRequest) -> Latents:
@@ -413,7 +454,7 @@ class LoadedGenerator:
         """Pictures of seeds (numbers, or text like `0-7,12`), or of saved latents.
 
         Args:
-            how: psi, cutoff, label, noise_mode, precision.
+            how: psi, cutoff, label, noise_mode, precision, moves.
 
         Raises:
             GanHubError: bad input, or the checkpoint cannot be had.

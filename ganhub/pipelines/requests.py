@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ganhub.directions import MAX_STRENGTH
 from ganhub.errors import BadInput
 from ganhub.latents import EASINGS, METHODS, Latents, check_seeds
 
@@ -74,17 +75,28 @@ class GenerateRequest(Request):
 
     seeds: Sequence[int] = ()
     latents: Latents | None = None
+    moves: Sequence[tuple[str, float]] = ()
+    """Directions by id, and how far each picture goes along them: 1 is a clear change, negative the other way."""
 
     task = "generate"
 
     def __post_init__(self):
         super().__post_init__()
+        for name, strength in self.moves:
+            number(f"strength of '{str(name)[:40]}'", strength, -MAX_STRENGTH, MAX_STRENGTH)
+        moves = tuple((str(name), float(strength)) for name, strength in self.moves if strength)
+        object.__setattr__(self, "moves", moves)
         if self.latents is not None and len(self.seeds):
             raise BadInput("Pictures come from seeds or from saved latents, not from both at once.")
         if self.latents is None:
             self._seeds("seeds")
         elif len(self.latents) > MAX_PICTURES:
             raise BadInput(f"There are {len(self.latents)} latents; at most {MAX_PICTURES} at a time.")
+
+    def parameters(self) -> dict[str, Any]:
+        values = super().parameters()
+        moves = [list(move) for move in values.pop("moves")]
+        return {**values, "moves": moves} if moves else values
 
     @classmethod
     def from_latents(cls, checkpoint: str, latents: Latents, **changes: Any) -> GenerateRequest:
@@ -195,7 +207,7 @@ def request_of(provenance: dict[str, Any], **changes: Any) -> Request:
         values["seeds"] = [provenance["seed"]]
     try:
         return kind(**{**values, **changes})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise BadInput("The settings inside this file are damaged.") from error
 
 

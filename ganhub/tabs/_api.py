@@ -46,8 +46,8 @@ def publish(context: Context, first: str) -> None:
     video = gr.File(visible=False, label="video")
     shared = ["psi", "cutoff", "label", "noise_mode", "precision"]
     inputs = {
-        "generate_one": ["checkpoint", "seed", *shared],
-        "generate": ["checkpoint", "seeds", *shared],
+        "generate_one": ["checkpoint", "seed", *shared, "moves"],
+        "generate": ["checkpoint", "seeds", *shared, "moves"],
         "sweep": ["checkpoint", "seeds", "psis", *shared[1:]],
         "mix": ["checkpoint", "rows", "cols", "layers", *shared],
         "interpolate": ["checkpoint", "seeds", "frames", "fps", "loop", "easing", "space", "method", *shared],
@@ -85,6 +85,7 @@ def hidden(first: str) -> dict[str, Any]:
         "cols": text(DEFAULTS["cols"]),
         "layers": text(DEFAULTS["layers"]),
         "psis": text(DEFAULTS["psis"]),
+        "moves": text(""),
         "psi": gr.Number(1.0, minimum=-MAX_PSI, maximum=MAX_PSI, visible=False),
         "cutoff": whole(None, 0, 64),
         "label": whole(None, 0, 1_000_000),
@@ -145,11 +146,18 @@ class Api:
 
         Returns:
             One entry per checkpoint: id, title, description, data set, resolution, licence, whether its file is on
-            disk already and otherwise how many bytes have to be fetched first.
+            disk already and otherwise how many bytes have to be fetched first; and `directions`, ids and titles of what
+            its pictures can be moved along.
         """
+        registry = self.context.registry
         return [
-            {**described(row), "resolution": row.resolution, "classes": list(row.class_names)}
-            for row in self.context.registry.for_task("generate")
+            {
+                **described(row),
+                "resolution": row.resolution,
+                "classes": list(row.class_names),
+                "directions": [{"id": d.id, "title": d.title} for d in registry.directions_for(row)],
+            }
+            for row in registry.for_task("generate")
         ]
 
     @sentences
@@ -162,6 +170,7 @@ class Api:
         label: int | None = None,
         noise_mode: str = "const",
         precision: str = "exact",
+        moves: str = "",
         request: gr.Request | None = None,
     ) -> Iterator[Any]:
         """Generate one picture from one seed. The same seed gives the same picture every time.
@@ -174,6 +183,8 @@ class Api:
             label: number of the class, for generators that have classes.
             noise_mode: const, random or none; the finest detail of StyleGAN pictures.
             precision: exact, or fast where the network has a fast form.
+            moves: directions and how far to go, like direction-smile=1.5, direction-age=-1; list_checkpoints names
+                those of each generator. 1 is a clear change.
 
         Returns:
             The picture as PNG, its provenance inside.
@@ -194,6 +205,7 @@ class Api:
         label: int | None = None,
         noise_mode: str = "const",
         precision: str = "exact",
+        moves: str = "",
         request: gr.Request | None = None,
     ) -> Iterator[Any]:
         """Generate one picture per seed.
@@ -206,6 +218,8 @@ class Api:
             label: number of the class, for generators that have classes.
             noise_mode: const, random or none; the finest detail of StyleGAN pictures.
             precision: exact, or fast where the network has a fast form.
+            moves: directions and how far to go, like direction-smile=1.5, direction-age=-1; list_checkpoints names
+                those of each generator. 1 is a clear change.
 
         Returns:
             All pictures on one sheet, each as a PNG file, and the provenance of each.

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from ganhub.directions import parse_moves
 from ganhub.errors import BadInput
 from ganhub.latents import Latents, load_latents, parse_layers, save_latents
 from ganhub.pipelines.edit import EditRequest, MorphRequest, edit, morph
@@ -164,7 +165,7 @@ class Api:
         who = visitor(request)
         saved = self._given(latents, who)
         wanted = EditRequest(
-            saved.checkpoint, saved, moves_of(moves), parse_layers(layers) if layers.strip() else None,
+            saved.checkpoint, saved, parse_moves(moves), parse_layers(layers) if layers.strip() else None,
             None if mix is None else int(mix), parse_layers(mix_layers) if mix_layers.strip() else (), mark=mark,
             visitor=who,
         )  # fmt: skip
@@ -218,21 +219,3 @@ class Api:
         file = folder / f"{latents.checkpoint}_face.npz"
         save_latents(file, latents)
         return str(file)
-
-
-def moves_of(text: str) -> list[tuple[str, float]]:
-    """`age=1.5, smile=-1` -> directions and how far.
-
-    Raises:
-        BadInput: it cannot be read.
-    """
-    moves = []
-    for item in filter(str.strip, str(text or "").split(",")):
-        name, _, far = item.partition("=")
-        try:
-            moves.append((name.strip(), float(far)))
-        except ValueError:
-            raise BadInput(
-                f"The moves cannot be read at '{item[:40]}'; write them like direction-age=1.5, direction-smile=-1."
-            ) from None
-    return moves

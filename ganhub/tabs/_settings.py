@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ganhub.directions import parse_moves
 from ganhub.errors import BadInput, GanHubError
 from ganhub.latents import EASINGS, METHODS, Latents, parse_layers
 from ganhub.pipelines import generate as pipeline
@@ -62,6 +63,7 @@ DEFAULTS: dict[str, Any] = {
     "easing": "none",
     "space": AUTO,
     "method": AUTO,
+    "moves": "",
 }
 """Every setting of the tab, by the name it has in the page's address."""
 
@@ -89,6 +91,7 @@ def request_of_settings(
     }
     make, checkpoint = settings["make"], settings["checkpoint"]
     if make == "generate":
+        how["moves"] = parse_moves(settings["moves"])
         if latents is not None:
             return GenerateRequest.from_latents(checkpoint, latents, **how)
         return GenerateRequest(checkpoint, seeds=page_seeds(settings["seeds"]), **how)
@@ -136,6 +139,8 @@ def settings_of_request(request: Request) -> dict[str, Any]:
         values["layers"] = seeds_text(request.layers)
     elif isinstance(request, (GenerateRequest, SweepRequest, InterpolateRequest)) and len(request.seeds):
         values["seeds"] = seeds_text(request.seeds)
+    if isinstance(request, GenerateRequest):
+        values["moves"] = moves_text(request.moves)
     if isinstance(request, SweepRequest):
         values["psis"] = ", ".join(f"{psi:g}" for psi in request.psis)
     if isinstance(request, InterpolateRequest):
@@ -172,6 +177,9 @@ def _read(name: str, text: str, registry: Registry) -> Any:
         return seeds_text(parse_layers(text))
     if name == "psis":
         return ", ".join(f"{psi:g}" for psi in numbers("psi", text))
+    if name == "moves":
+        moves = parse_moves(text)
+        return moves_text([(registry.find(name).id, strength) for name, strength in moves])
     if name == "psi":
         return number("psi", text)
     if name == "loop":
@@ -191,6 +199,11 @@ def _read(name: str, text: str, registry: Registry) -> Any:
         "method": [AUTO, *METHODS],
     }
     return one_of(text, known[name])
+
+
+def moves_text(moves: Sequence[tuple[str, float]]) -> str:
+    """What `parse_moves` reads."""
+    return ", ".join(f"{name}={strength:g}" for name, strength in moves if strength)
 
 
 def one_of(text: str, known: list[str]) -> str:

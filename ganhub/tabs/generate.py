@@ -18,6 +18,7 @@ from ganhub.latents import Latents, load_latents, save_latents
 from ganhub.pipelines.requests import GenerateResult, InterpolateResult, Picture, Progress, Result, request_of
 from ganhub.registry import Checkpoint
 from ganhub.tabs import Context, _api
+from ganhub.tabs._generate_directions import DirectionSliders
 from ganhub.tabs._settings import AUTO, DEFAULTS, MAKES, RUNS, checked, request_of_settings, settings_of_request
 from ganhub.tabs._widgets import (
     QUIET,
@@ -83,6 +84,7 @@ class GenerateTab:
 
     def __init__(self, context: Context):
         self.context = context
+        self.directions = DirectionSliders(context)
         self.controls: dict[str, Any] = {}
         """By the names of `DEFAULTS`."""
         self.groups: dict[str, Any] = {}
@@ -135,6 +137,8 @@ class GenerateTab:
         controls["label"] = gr.Dropdown(
             classes, value=0 if classes else None, visible=bool(classes), label="Class", elem_id="generate-class"
         )
+        self.directions.lay_out(row)
+        controls["moves"] = self.directions.moves
         with gr.Row(elem_classes="actions"):
             self.run = gr.Button("Generate", variant="primary", scale=3, elem_id="generate-run", min_width=120)
             self.random = gr.Button("Random", scale=2, elem_id="generate-random", min_width=90)
@@ -274,18 +278,26 @@ class GenerateTab:
             "outputs": [self.note, self.gallery, self.sheet, self.video, self.latents, self.use, self.stop, self.made],
             **slow,
         }
-        checkpoint.input(self.chose, fit["inputs"], fitted, **QUIET).then(**fit)
-        make.change(self.show_group, [checkpoint, make], [*self.groups.values(), controls["psi"]], **QUIET)
+        moved = self.directions
+        chosen = [*fitted, moved.moves, *moved.outputs]
+        checkpoint.input(self.chose, fit["inputs"], chosen, **QUIET).then(**fit)
+        groups = [*self.groups.values(), controls["psi"], moved.box]
+        make.change(self.show_group, [checkpoint, make], groups, **QUIET)
         self.part.input(LAYERS.get, self.part, controls["layers"], **QUIET)
 
-        opened = context.demo.load(self.opened, None, [*values, seeds.count, self.restored], **QUIET)
+        opened = context.demo.load(self.opened, None, [*values, seeds.count, *moved.outputs, self.restored], **QUIET)
         first = opened.then(self.first_sight, **run)
         first.then(**fit)
         clicks = [
             self.run.click(self.make, **run),
             seeds.text.submit(self.make, **run),
             self.random.click(drawn, seeds.count, seeds.text, **QUIET).then(self.make, **run),
-        ]
+            gr.on(
+                [slider.release for slider in moved.sliders], moved.said, [checkpoint, *moved.sliders], moved.moves,
+                trigger_mode="always_last", **QUIET,
+            ).then(self.make, **{**run, "trigger_mode": "always_last"}),
+            moved.still.click(moved.stilled, checkpoint, [moved.moves, *moved.sliders], **QUIET).then(self.make, **run),
+        ]  # fmt: skip
         self.run.click(None, None, None, js=SHOW_RESULTS)
         self.stop.click(self.end_runs, None, self.stop, **QUIET)
         for click in clicks:
@@ -297,7 +309,7 @@ class GenerateTab:
         self.use.click(
             self.use_seed, [self.picked, controls["psi"]], [seeds.text, seeds.count, controls["psi"]], **QUIET
         )
-        from_file = [*values, seeds.count, self.loaded, self.from_file, self.from_file_words, self.note]
+        from_file = [*values, seeds.count, *moved.outputs, self.loaded, self.from_file, self.from_file_words, self.note]
         self.drop.upload(self.dropped, [self.drop, checkpoint], from_file, **slow).success(**fit)
         self.forget.click(lambda: (None, gr.Row(visible=False)), None, [self.loaded, self.from_file], **QUIET)
         context.warm.append(self.example)
@@ -311,7 +323,8 @@ class GenerateTab:
     def chose(self, checkpoint: str, make: str, label: int | None) -> list[Any]:
         """At once, from what the row tells: card and controls, and a psi that shows the network well."""
         row = self.context.registry.find(checkpoint)
-        return self._fitting(row, None, make, label, psi=self.good_psi(row))
+        fitting = self._fitting(row, None, make, label, psi=self.good_psi(row))
+        return [*fitting, "", *self.directions.shown(row, make)]
 
     @sentences
     def fit(self, checkpoint: str, make: str, label: int | None) -> list[Any]:
@@ -362,10 +375,12 @@ class GenerateTab:
     @sentences
     def show_group(self, checkpoint: str, make: str) -> list[Any]:
         """The controls of one kind of making; a sweep has a list of psi instead of one."""
-        styles = self.has_styles(self.context.registry.find(checkpoint))
+        row = self.context.registry.find(checkpoint)
+        styles = self.has_styles(row)
         return [
             *(gr.Column(visible=name == make) for name in self.groups),
             gr.Slider(visible=styles and make != "sweep"),
+            gr.Accordion(visible=make == "generate" and bool(self.directions.known(row))),
         ]
 
     # Making
@@ -504,7 +519,11 @@ class GenerateTab:
                 classes = [*classes, (f"class {label}", label)]
             updates["label"] = gr.Dropdown(classes, value=label, visible=bool(classes))
         count = counted(found["seeds"]) if "seeds" in found else gr.skip()
-        return [*(updates.get(name, gr.skip()) for name in self.controls), count]
+        sliders = [gr.skip()] * len(self.directions.outputs)
+        if found:
+            sliders = self.directions.shown(row, found.get("make", "generate"), found.get("moves", ""))
+            updates.setdefault("moves", "")
+        return [*(updates.get(name, gr.skip()) for name in self.controls), count, *sliders]
 
     # Files dropped, pictures chosen
 

@@ -46,6 +46,11 @@ class Heard:
         with torch.no_grad():
             self.known |= dict(zip(texts, self.encode(texts).float(), strict=True))
 
+    def read(self, texts: list[str]) -> None:
+        """Reads sentences that always come together."""
+        if texts and texts[0] not in self.known:
+            self._read(texts)
+
     def __call__(self, texts: list[str]) -> Tensor:
         """[N, D] of N sentences."""
         for text in texts:
@@ -104,6 +109,8 @@ class Matcher:
     def __call__(self, pictures: Tensor, texts: list[str], others: list[list[str]]) -> tuple[Tensor, Tensor]:
         """Pictures [N, 3, H, W] in [-1, 1], the sentence of each, and the same of every kind (or none of them) ->
         mean cross-entropies among the sentences of the batch and among the kinds."""
+        for some in others:
+            self.of.read(some)
         scale = self.clip.clip.logit_scale.exp()
         seen, wanted = self.clip.encode_image(pictures).float(), self.of(texts)
         own = torch.eye(len(wanted), dtype=torch.bool, device=wanted.device)

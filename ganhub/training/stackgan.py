@@ -191,23 +191,21 @@ class Trainer:
         pictures = self.shown[chosen]
         if not self.text:
             return Drawn(chosen, pictures, pictures)
-        texts, wrong, plain, nouns = [], [], [], []
+        texts, wrong, nouns = [], [], []
         for at, i in enumerate(chosen):
             text = self.texts[i][self._below(len(self.texts[i]))]
-            other = self._recoloured(pictures, at, i, text)
-            texts.append(other or text)
-            if not other:
-                plain.append(at)
-                nouns.append(self.swaps(text, i) if self.matcher else [])
+            text = self._recoloured(pictures, at, i, text) or text
+            texts.append(text)
+            nouns.append(self.swaps(text, i) if self.matcher else [])
             for further in range(len(self.trained)):  # the next one that the sentence does not stand for
                 k = (others[at] + further) % len(self.trained)
-                if self.shares[k] > 0 and texts[at] not in self.texts[self.trained[k]]:
+                if self.shares[k] > 0 and text not in self.texts[self.trained[k]]:
                     break
             wrong.append(self.trained[k])
         mismatched = self.shown[wrong]
         for at, i in enumerate(wrong):
             self._matched(mismatched, at, i, chosen[at], texts[at])
-        return Drawn(chosen, pictures, mismatched, texts, wrong, plain, nouns)
+        return Drawn(chosen, pictures, mismatched, texts, wrong, nouns)
 
     def kinds_of(self, pictures: list[int]) -> Tensor:
         """Classes [N] of some pictures."""
@@ -291,8 +289,7 @@ class Trainer:
             loss_g = loss_g + s.color * figures["loss_color"]
         if self.matcher is not None:
             with self.autocast():
-                texts = [drawn.texts[k] for k in drawn.plain]
-                matched = self.matcher(fake[-1][drawn.plain], texts, drawn.nouns)
+                matched = self.matcher(fake[-1], drawn.texts, drawn.nouns)
                 figures["loss_match"], figures["loss_kind"] = matched
             loss_g = loss_g + s.match * (figures["loss_match"] + figures["loss_kind"])
         if s.seek:
@@ -456,8 +453,7 @@ class Drawn:
         pictures, others: uint8 [N, 3, H, W]; none of the sentences stands for the others.
         texts: a sentence of each picture.
         wrong: numbers of the others.
-        plain: places of those in their own colours, which is what a matcher knows.
-        nouns: the sentence of each of them with every kind's noun; empty where it has none.
+        nouns: each sentence with every kind's noun, for a matcher; empty where it has none.
     """
 
     chosen: list[int]
@@ -465,7 +461,6 @@ class Drawn:
     others: Tensor
     texts: list[str] = field(default_factory=list)
     wrong: list[int] = field(default_factory=list)
-    plain: list[int] = field(default_factory=list)
     nouns: list[list[str]] = field(default_factory=list)
 
 

@@ -1,0 +1,68 @@
+"""Sliders for the known directions of a generator, in the Generate tab: pictures of seeds, with a smile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from ganhub.directions import parse_moves
+from ganhub.registry import Checkpoint
+from ganhub.tabs import Context
+from ganhub.tabs._settings import moves_text
+
+SLIDERS = 16
+"""Directions that the page has room for."""
+FURTHEST = 3
+
+
+class DirectionSliders:
+    """Components, and what stands on them."""
+
+    def __init__(self, context: Context):
+        self.context = context
+
+    def known(self, row: Checkpoint) -> list[Checkpoint]:
+        """Single directions that belong to a generator, as many as there are sliders."""
+        return [one for one in self.context.registry.directions_for(row) if "count" not in one.config][:SLIDERS]
+
+    def lay_out(self, row: Checkpoint) -> None:
+        known = self.known(row)
+        with gr.Accordion("Directions", open=False, visible=bool(known), elem_id="generate-directions") as self.box:
+            gr.Markdown("Move every picture, along several at once. 1 is a clear change.", elem_classes="lead")
+            self.sliders = [
+                gr.Slider(
+                    -FURTHEST, FURTHEST, 0, step=0.1, label=known[i].title if i < len(known) else "",
+                    visible=i < len(known), elem_id=f"generate-direction-{i}",
+                )
+                for i in range(SLIDERS)
+            ]  # fmt: skip
+            self.still = gr.Button("All back to 0", size="sm", elem_id="generate-directions-still")
+        self.moves = gr.Textbox("", visible=False)
+        """What the sliders say, as the page's address and files have it; may name more than there are sliders for."""
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.box, *self.sliders]
+
+    def shown(self, row: Checkpoint, make: str, moves: str = "") -> list[Any]:
+        """Updates of `outputs`: the sliders of a generator, where some moves put them."""
+        known, at = self.known(row), dict(parse_moves(moves))
+        sliders = [
+            gr.Slider(value=at.get(known[i].id, 0), label=known[i].title, visible=True)
+            if i < len(known)
+            else gr.Slider(value=0, visible=False)
+            for i in range(SLIDERS)
+        ]
+        box: dict[str, Any] = {"visible": bool(known) and make == "generate"}
+        return [gr.Accordion(**box, open=True) if at else gr.Accordion(**box), *sliders]
+
+    def said(self, checkpoint: str, *values: float) -> str:
+        """What the sliders say."""
+        known: Sequence[Checkpoint] = self.known(self.context.registry.find(checkpoint))
+        return moves_text([(row.id, round(value, 2)) for row, value in zip(known, values, strict=False)])
+
+    def stilled(self, checkpoint: str) -> list[Any]:
+        """No moves, and every slider back in its middle."""
+        return ["", *self.shown(self.context.registry.find(checkpoint), "generate")[1:]]
