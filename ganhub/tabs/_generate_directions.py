@@ -58,10 +58,12 @@ class DirectionSliders:
         box: dict[str, Any] = {"visible": bool(known) and make == "generate"}
         return [gr.Accordion(**box, open=True) if at else gr.Accordion(**box), *sliders]
 
-    def said(self, checkpoint: str, *values: float) -> str:
-        """What the sliders say."""
-        known: Sequence[Checkpoint] = self.known(self.context.registry.find(checkpoint))
-        return moves_text([(row.id, round(value, 2)) for row, value in zip(known, values, strict=False)])
+    def said(self, row: Checkpoint, moves: str, values: Sequence[float]) -> str:
+        """What the sliders say, and of the moves so far those that have no slider."""
+        known = self.known(row)
+        ids = [one.id for one in known]
+        others = [(name, far) for name, far in parse_moves(moves) if name not in ids]
+        return moves_text([*((name, round(far, 2)) for name, far in zip(ids, values, strict=False)), *others])
 
     def stilled(self, checkpoint: str) -> list[Any]:
         """No moves, and every slider back in its middle."""

@@ -9,9 +9,23 @@ from gradio.themes import Color, LocalFont, sizes
 
 STYLE = Path(__file__).with_name("style.css")
 ICON = Path(__file__).with_name("icon.svg")
-HEAD = (
-    '<meta name="description" content="Pictures from public GAN checkpoints: seeds, truncation, style mixing, videos.">'
-)
+HEAD = """
+<meta name="description" content="Pictures from public GAN checkpoints: seeds, truncation, style mixing, videos.">
+<script>
+// A slider that is moved by the keyboard is let go of too: Gradio only asks the pointer.
+(() => {
+  let soon;
+  document.addEventListener('keyup', (event) => {
+    const input = event.target;
+    if (!(input instanceof HTMLInputElement) || !input.closest('.slider_input_container, .tab-like-container')) return;
+    const moved = input.type === 'range' ? /^(Arrow|Page|Home|End)/ : /^Enter$/;
+    if (!moved.test(event.key)) return;
+    clearTimeout(soon);
+    soon = setTimeout(() => input.dispatchEvent(new PointerEvent('pointerup', {bubbles: true})), 250);
+  });
+})();
+</script>
+"""
 
 VIRIDIAN = Color(
     name="viridian",

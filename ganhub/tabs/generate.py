@@ -274,10 +274,13 @@ class GenerateTab:
             **slow,
         }
         run: dict[str, Any] = {
-            "inputs": {*values, self.loaded, self.restored},
-            "outputs": [self.note, self.gallery, self.sheet, self.video, self.latents, self.use, self.stop, self.made],
+            "inputs": {*values, *self.directions.sliders, self.loaded, self.restored},
+            "outputs": [
+                self.note, self.gallery, self.sheet, self.video, self.latents, self.use, self.stop, self.made,
+                self.directions.moves,
+            ],
             **slow,
-        }
+        }  # fmt: skip
         moved = self.directions
         chosen = [*fitted, moved.moves, *moved.outputs]
         checkpoint.input(self.chose, fit["inputs"], chosen, **QUIET).then(**fit)
@@ -292,10 +295,7 @@ class GenerateTab:
             self.run.click(self.make, **run),
             seeds.text.submit(self.make, **run),
             self.random.click(drawn, seeds.count, seeds.text, **QUIET).then(self.make, **run),
-            gr.on(
-                [slider.release for slider in moved.sliders], moved.said, [checkpoint, *moved.sliders], moved.moves,
-                trigger_mode="always_last", **QUIET,
-            ).then(self.make, **{**run, "trigger_mode": "always_last"}),
+            gr.on([slider.release for slider in moved.sliders], self.make, trigger_mode="always_last", **run),
             moved.still.click(moved.stilled, checkpoint, [moved.moves, *moved.sliders], **QUIET).then(self.make, **run),
         ]  # fmt: skip
         self.run.click(None, None, None, js=SHOW_RESULTS)
@@ -391,7 +391,10 @@ class GenerateTab:
         who, stop = visitor(request), threading.Event()
         self._stops.setdefault(who, set()).add(stop)
         try:
-            yield {self.note: progress_bar(0, 0, "Waiting for a turn"), self.stop: gr.Button(interactive=True)}
+            row, moved = self.context.registry.find(settings["checkpoint"]), self.directions
+            settings["moves"] = moved.said(row, settings["moves"], [data[slider] for slider in moved.sliders])
+            waiting = {self.note: progress_bar(0, 0, "Waiting for a turn"), self.stop: gr.Button(interactive=True)}
+            yield {**waiting, moved.moves: settings["moves"]}
             with work_folder() as folder:
                 yield from self._make(settings, data[self.loaded], who, stop, folder)
         except Exception as error:
