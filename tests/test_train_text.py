@@ -225,15 +225,16 @@ def test_augmented_pictures_are_warped_in_float32(art, encoder):
     assert all(torch.isfinite(value.detach()) for value in figures.values())
 
 
-def test_rare_kinds_are_drawn_more_often(art, encoder):
-    settings = replace(STACK, encoder=str(encoder), balance=True)
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_rare_kinds_are_drawn_more_often(art, encoder, balance):
+    settings = replace(STACK, encoder=str(encoder), balance=balance)
     data = data_of(art, settings)
     with pytest.raises(BadInput, match="no classes"):
         stackgan.Trainer(settings, data, Workers("cpu"))
     data.labels = (np.arange(len(data)) % 4 > 0).astype(np.int64)
     trainer = stackgan.Trainer(settings, data, Workers("cpu"))
     counts = np.bincount(data.labels)
-    want = {int(c): 1 / np.sqrt(counts[c]) for c in set(data.labels)}
+    want = {int(c): counts[c] ** -balance for c in set(data.labels)}
     for i, share in zip(trainer.trained, trainer.shares.tolist(), strict=True):
         assert share == pytest.approx(want[int(data.labels[i])], rel=1e-5)
     with pytest.raises(BadInput, match="fewest"):

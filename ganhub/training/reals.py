@@ -13,11 +13,11 @@ MEMORY = 4 << 30
 """Bytes of decoded pictures that are kept in memory; a larger set is decoded batch by batch."""
 
 
-def shares(data: PictureSet, balance: bool, fewest: int) -> Tensor | None:
+def shares(data: PictureSet, balance: float, fewest: int) -> Tensor | None:
     """How often each picture is drawn [N], beside the others; None where all are alike.
 
     Args:
-        balance: every class by the square root of its number of pictures.
+        balance: 0 draws classes as large as they are, 1 all equally often, 0.5 by the square root of their size.
         fewest: classes with fewer pictures are left out.
 
     Raises:
@@ -28,7 +28,7 @@ def shares(data: PictureSet, balance: bool, fewest: int) -> Tensor | None:
     if data.labels is None or data.labels.ndim > 1:
         raise BadInput(f"{data.path} has no classes for --balance and --fewest; prepare it with --label.")
     counts = np.bincount(data.labels)[data.labels]
-    weights = torch.from_numpy((counts ** (-0.5 if balance else 0.0)) * (counts >= fewest))
+    weights = torch.from_numpy((counts ** -float(balance)) * (counts >= fewest))
     if not weights.any():
         raise BadInput(f"No class of {data.path} has {fewest} pictures; lower --fewest.")
     return weights
@@ -59,7 +59,7 @@ class Reals:
         self.data, self.mirror, self.device = data, mirror, torch.device(device)
         fits = len(data) * data.channels * data.size[0] * data.size[1] <= MEMORY
         self.pictures = torch.from_numpy(data.pictures()).permute(0, 3, 1, 2).contiguous() if fits else None
-        self.weights = shares(data, balance, fewest)
+        self.weights = shares(data, 0.5 if balance else 0.0, fewest)
 
     def __call__(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """n pictures [n, C, H, W] in [-1, 1] and their classes, one-hot [n, c_dim]."""

@@ -59,7 +59,7 @@ class Settings:
     seek: float = option(0.0, "weight of how little two latents of one sentence differ in their pictures")
     ema: float = option(0.999, "share of the average of G's weights that a step keeps")
     mirror: bool = option(False, "show half of the real pictures mirrored")
-    balance: bool = option(False, "draw every class by the square root of its size")
+    balance: float = option(0.0, "0 draws classes as large as they are, 1 all equally often, 0.5 in between")
     fewest: int = option(1, "leave out classes with fewer pictures")
     kinds: float = option(0.0, "weight of which kind the last discriminator takes a picture for")
     recolour: float = option(0.0, "share of pictures that have another colour, and whose sentences name that")
