@@ -25,7 +25,14 @@ class MarkedPhoto:
         exif[0x8825] = {1: "N", 2: (48.0, 51.0, 29.6), 3: "E", 4: (2.0, 17.0, 40.2), 29: f"place-{self.word}"}
         self.file = folder / f"name-{self.word}.jpg"
         Image.fromarray(pixels.astype(np.uint8)).save(self.file, exif=exif, quality=95, subsampling=0)
-        self.sha256 = hashlib.sha256(self.file.read_bytes()).hexdigest()
+        self.known = {hashlib.sha256(self.file.read_bytes()).hexdigest()}
+
+    def latent(self, file: Path) -> Path:
+        """Saved latents of the photo under a name of its own; what holds the same bytes is found from now on."""
+        named = self.file.with_name(f"latent-{self.word}.npz")
+        named.write_bytes(file.read_bytes())
+        self.known.add(hashlib.sha256(named.read_bytes()).hexdigest())
+        return named
 
     def traces(self, *folders: Path) -> list[str]:
         """Files below folders that hold something of it: in their names, their bytes or their pixels."""
@@ -36,7 +43,7 @@ class MarkedPhoto:
             if not file.is_file():
                 continue
             data = file.read_bytes()
-            if self.word.encode() in data or hashlib.sha256(data).hexdigest() == self.sha256:
+            if self.word.encode() in data or hashlib.sha256(data).hexdigest() in self.known:
                 found.append(f"{file}: its bytes")
             elif self.shows(file):
                 found.append(f"{file}: its pixels")

@@ -199,21 +199,27 @@ def test_a_marked_photo_leaves_no_trace(app, tmp_path):
         "age_video": {**ages, "frames": 4},
         "project_face": {"steps": 2},
     }.items():
-        asked(client, endpoint, photo.file, **more)
+        answer = asked(client, endpoint, photo.file, **more)
+    latent = handle_file(photo.latent(Path(answer[1])))
     for endpoint in ("edit_face", "edit_face_picture"):
         client.predict(mix=5, mix_layers="0-3", api_name=f"/{endpoint}")
+    client.predict(latents=latent, mix=6, mix_layers="0-3", api_name="/edit_face_picture")
+    client.predict(other=latent, pictures=3, api_name="/morph_faces")
+    with pytest.raises(AppError):
+        client.predict(other=latent, latents=handle_file(photo.file), api_name="/morph_faces")
     with pytest.raises(AppError):
         asked(client, "age_face", photo.file, checkpoint="tiny-both", consent=False)
     with pytest.raises(AppError):
         asked(client, "age_face", photo.file, checkpoint="tiny-both", face=3)
     left = photo.traces(*places)
-    assert left and all("/faces/" in trace and trace.endswith("its pixels") for trace in left), left
+    kept = ("its pixels", "_face.npz: its bytes")  # until he deletes it, or the timer does
+    assert left and all("/faces/" in trace and trace.endswith(kept) for trace in left), left
     assert client.predict(api_name="/delete_photos") == {"deleted": True}
     assert photo.traces(*places) == []
     new = {path for place in places for path in place.rglob("*")} - before
     assert [path for path in new if path.is_file() and path.suffix != ".json"] == []
     given = [path for path in (tmp_path / "given").rglob("*") if path.is_file()]
-    assert len(given) == 11 and not any(photo.word.encode() in path.read_bytes() for path in given)
+    assert len(given) == 13 and not any(photo.word.encode() in path.read_bytes() for path in given)
     assert client.predict(api_name="/delete_photos") == {"deleted": False}
 
 

@@ -198,7 +198,10 @@ class Api:
         who = visitor(request)
         if other is None:
             raise BadInput("There is no other face; give its latents (.npz).")
-        a, b = self._given(latents, who), self._given(other, who)
+        try:
+            a, b = self._given(latents, who), self._given(other, who)
+        finally:
+            delete(Path(other))  # also where the first was no good
         *_, result = morph(self.context.engine, MorphRequest(a.checkpoint, a, b, int(pictures), mark=mark, visitor=who))
         with self.store.answer(who).files() as folder:
             yield str(result.strip.save(folder))
