@@ -69,13 +69,18 @@ class Swaps:
 
     def __init__(self, data: PictureSet, kinds: list[int]):
         names = [data.classes[kind] for kind in kinds]
+        self.kinds = kinds
         self.nouns = [(singular(name), plural(name)) for name in names]
         self.place = {kind: k for k, kind in enumerate(kinds)}
         self.labels = [int(label) for label in data.labels] if data.labels is not None else []
 
     def __call__(self, text: str, picture: int) -> list[str]:
         """A sentence of a picture -> what it would be of each kind; empty where it does not name its own."""
-        own = self.place.get(self.labels[picture]) if self.labels else None
+        return self.of(text, self.labels[picture]) if self.labels else []
+
+    def of(self, text: str, kind: int) -> list[str]:
+        """The same of a sentence about a kind."""
+        own = self.place.get(kind)
         if own is None:
             return []
         one, many = self.nouns[own]

@@ -205,7 +205,27 @@ class Trainer:
         mismatched = self.shown[wrong]
         for at, i in enumerate(wrong):
             self._matched(mismatched, at, i, chosen[at], texts[at])
-        return Drawn(chosen, pictures, mismatched, texts, wrong, nouns)
+        asked = self._asked(chosen, texts, nouns) if self.matcher else ()
+        return Drawn(chosen, pictures, mismatched, texts, wrong, nouns, *asked)
+
+    def _asked(
+        self, chosen: list[int], texts: list[str], nouns: list[list[str]]
+    ) -> tuple[list[str], list[list[str]], list[int]]:
+        """Sentences about other kinds, and in other colours where those are changed: "a purple pear" of a red apple."""
+        asked, their_nouns, kinds = [], [], []
+        for i, text, some in zip(chosen, texts, nouns, strict=True):
+            kind = int(self.data.labels[i]) if some else -1  # type: ignore[index]
+            if some:
+                k = self._below(len(some))
+                text, kind = some[k], self.swaps.kinds[k]
+                if torch.rand((), generator=self.rng) < self.settings.recolour:
+                    colour = list(PAINTS)[self._below(len(PAINTS))]
+                    text = in_colour(text, self.data.classes[kind], colour) or text
+                some = self.swaps.of(text, kind)
+            asked.append(text)
+            their_nouns.append(some)
+            kinds.append(kind)
+        return asked, their_nouns, kinds
 
     def kinds_of(self, pictures: list[int]) -> Tensor:
         """Classes [N] of some pictures."""
@@ -246,8 +266,9 @@ class Trainer:
         s, n = self.settings, self.settings.batch // self.workers.count
         drawn = self.draw(n)
         real, wrong = self.real(drawn.pictures), self.real(drawn.others)
-        embedding = self.embeddings(drawn.texts) if self.text else None
-        z = self.noise(n, s.z_dim)
+        texts = drawn.texts + drawn.asked
+        embedding = self.embeddings(texts) if self.text else None
+        z = self.noise(n + len(drawn.asked), s.z_dim)
         code = mu = logvar = None
         with self.autocast():
             if embedding is not None:
@@ -255,12 +276,15 @@ class Trainer:
             fake = [x.float() for x in self.G.paint(z, z if code is None else code)]
         seen = None if mu is None else mu.float().detach()
         losses, signs, figures = [], [], {}  # type: list[Tensor], list[list[Tensor]], dict[str, Tensor]
-        kinds = self.kinds_of(drawn.chosen + drawn.wrong) if self.namer is not None else z
+        kinds = wanted = torch.zeros(0)
+        if self.namer is not None:
+            kinds = self.kinds_of(drawn.chosen + drawn.wrong)
+            wanted = torch.cat([kinds[:n], torch.tensor(drawn.asked_kinds, dtype=kinds.dtype, device=z.device)])
         for stage, D in enumerate(self.Ds):
-            shown = self._augmented(torch.cat([x[stage].detach() for x in (real, wrong, fake)])).split(n)
+            shown = self._augmented(torch.cat([x[stage].detach() for x in (real, wrong, fake)])).split([n, n, len(z)])
             with self.autocast():
                 features = [D.features(x) for x in shown]
-                of_real, of_wrong, of_fake = (self._scores(D, x, seen) for x in features)
+                of_real, of_wrong, of_fake = (self._scores(D, x, seen, len(x)) for x in features)
             losses.append(loss_of_d(of_real, of_wrong, of_fake, s.uncond))
             if stage == len(self.Ds) - 1 and self.namer is not None:
                 figures["loss_named"] = self._misnamed(torch.cat(features[:2]), kinds)
@@ -275,11 +299,12 @@ class Trainer:
             shown = self._augmented(fake[stage])
             with self.autocast():
                 of_shown = D.features(shown)
-                scores = self._scores(D, of_shown, None if mu is None else mu.float())
-            doubt = doubt + loss_of_g(scores, s.uncond)
+                scores = self._scores(D, of_shown, None if mu is None else mu.float(), len(z))
+            # Of a sentence that is only asked D may never have seen a real picture that fits.
+            doubt = doubt + loss_of_g([scores[0][:n], *scores[1:]], s.uncond)
         loss_g = doubt
         if self.namer is not None:
-            figures["loss_kinds"] = self._misnamed(of_shown, kinds[:n])
+            figures["loss_kinds"] = self._misnamed(of_shown, wanted)
             loss_g = loss_g + s.kinds * figures["loss_kinds"]
         if mu is not None and logvar is not None:
             figures["loss_kl"] = divergence(mu.float(), logvar.float())
@@ -289,7 +314,7 @@ class Trainer:
             loss_g = loss_g + s.color * figures["loss_color"]
         if self.matcher is not None:
             with self.autocast():
-                matched = self.matcher(fake[-1], drawn.texts, drawn.nouns)
+                matched = self.matcher(fake[-1], texts, drawn.nouns + drawn.asked_nouns)
                 figures["loss_match"], figures["loss_kind"] = matched
             loss_g = loss_g + s.match * (figures["loss_match"] + figures["loss_kind"])
         if s.seek:
@@ -318,15 +343,15 @@ class Trainer:
         return pictures if self.augment is None else self.augment(pictures)
 
     @staticmethod
-    def _scores(D: Any, features: Tensor, code: Tensor | None) -> list[Tensor]:
-        return [score.float() for score in D.scores(features, code)]
+    def _scores(D: Any, features: Tensor, code: Tensor | None, n: int) -> list[Tensor]:
+        return [score.float() for score in D.scores(features, None if code is None else code[:n])]
 
     def _misnamed(self, features: Tensor, kinds: Tensor) -> Tensor:
         """Cross-entropy of the kinds that the last discriminator's features are taken for ("AC-GAN", Odena et al.,
         2016, arXiv:1610.09585)."""
         with self.autocast():
             logits = self.namer(features).flatten(1)
-        return F.cross_entropy(logits.float(), kinds.long())
+        return F.cross_entropy(logits.float(), kinds.long(), ignore_index=-1)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.workers.device.type, self.dtype, enabled=self.dtype is not None)
@@ -454,6 +479,7 @@ class Drawn:
         texts: a sentence of each picture.
         wrong: numbers of the others.
         nouns: each sentence with every kind's noun, for a matcher; empty where it has none.
+        asked: for a matcher, sentences that no picture need be there for; `asked_nouns` and `asked_kinds` are theirs.
     """
 
     chosen: list[int]
@@ -462,6 +488,9 @@ class Drawn:
     texts: list[str] = field(default_factory=list)
     wrong: list[int] = field(default_factory=list)
     nouns: list[list[str]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    asked_nouns: list[list[str]] = field(default_factory=list)
+    asked_kinds: list[int] = field(default_factory=list)
 
 
 def loss_of_d(real: list[Tensor], wrong: list[Tensor], fake: list[Tensor], uncond: float) -> Tensor:
