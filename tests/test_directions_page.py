@@ -1,4 +1,4 @@
-"""The Directions tab in a real browser: labels by the arrow keys, a slider by the keyboard, and whether it can be read."""
+"""The Directions tab in a browser: labels by the arrow keys, a slider by the keyboard, and whether it can be read."""
 
 import re
 from contextlib import contextmanager

@@ -258,10 +258,10 @@ def test_wrong_pictures_do_not_fit_their_sentence(art, encoder):
     settings = replace(STACK, encoder=str(encoder))
     trainer = stackgan.Trainer(settings, data_of(art, settings), Workers("cpu"))
     for _ in range(20):
-        drawn = trainer.draw(16)
+        drawn = trainer.draws(16, trainer.rng)
         assert not set(drawn.chosen + drawn.wrong) & set(trainer.held_out) and len(drawn.texts) == 16
         assert all(a % 3 != b % 3 for a, b in zip(drawn.chosen, drawn.wrong, strict=True))
-        assert torch.equal(drawn.pictures, trainer.shown[drawn.chosen])
+        assert torch.equal(drawn.pictures, trainer.draws.shown[drawn.chosen])
 
 
 def test_a_matcher_tells_whose_sentence_it_is(art, encoder):
@@ -323,15 +323,15 @@ def test_pictures_in_other_colours_have_other_sentences(art, encoder):
     trainer = stackgan.Trainer(settings, data, Workers("cpu"))
     seen = []
     for _ in range(10):
-        drawn = trainer.draw(16)
+        drawn = trainer.draws(16, trainer.rng)
         for at, (i, text) in enumerate(zip(drawn.chosen, drawn.texts, strict=True)):
-            same = torch.equal(drawn.pictures[at], trainer.shown[i])
+            same = torch.equal(drawn.pictures[at], trainer.draws.shown[i])
             assert same == (text in data.captions[i]), text
             assert not drawn.nouns[at] or text in drawn.nouns[at]
             seen.append((same, text))
             # A wrong picture of another kind has the colour of the sentence where it can be painted so.
             kinds = [data.classes[data.labels[n]] for n in (i, drawn.wrong[at])]
-            assert len(set(kinds)) == 2 or torch.equal(drawn.others[at], trainer.shown[drawn.wrong[at]])
+            assert len(set(kinds)) == 2 or torch.equal(drawn.others[at], trainer.draws.shown[drawn.wrong[at]])
     assert sum(not same for same, _ in seen) > 30 and {"a purple disc", "the round thing is yellow"} & {
         t for _, t in seen
     }
@@ -363,10 +363,10 @@ def test_discriminators_learn_what_fits(art, encoder):
     for _ in range(120):
         trainer.step()
     G = trainer.averaged()
-    codes = [G.condition(trainer.embeddings(texts[:1]))[1] for texts in trainer.texts[:3]]  # of the three colours
+    codes = [G.condition(trainer.embeddings(texts[:1]))[1] for texts in trainer.draws.texts[:3]]  # of the three colours
     for stage, D in enumerate(trainer.Ds):
         D.eval()
-        pictures = trainer.shown[trainer.held_out].float() / 127.5 - 1
+        pictures = trainer.draws.shown[trainer.held_out].float() / 127.5 - 1
         pictures = F.avg_pool2d(pictures, 2 >> stage)
         with torch.inference_mode():
             scores = torch.stack([D.scores(D.features(pictures), code.expand(len(pictures), -1))[0] for code in codes])

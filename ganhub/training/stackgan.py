@@ -10,7 +10,7 @@ distribution; and, between neighbouring stages, the difference of the mean and t
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ from torch import Tensor, nn
 from ganhub import checkpoint, models
 from ganhub.data.captions import CaptionedSet
 from ganhub.data.dataset import PictureSet
-from ganhub.data.recolour import PAINTS, recoloured
-from ganhub.data.sentences import colours_in, in_colour, without_kind
 from ganhub.errors import BadInput
 from ganhub.models import stackgan
 from ganhub.training import loop
 from ganhub.training.augment import Augment
 from ganhub.training.char_cnn_rnn import as_input, one_hot, places, split
+from ganhub.training.drawing import Draws
 from ganhub.training.matching import Heard, Matcher, Swaps
 from ganhub.training.options import checkpoint_file, option
 from ganhub.training.pair import ADA_KIMG, autocast, side
@@ -103,8 +102,7 @@ class Trainer:
         if weights is not None:
             self.shares = weights[self.trained].float()
             self.held_out = [i for i in self.held_out if weights[i] > 0]
-        self.shown = torch.from_numpy(data.pictures()).permute(0, 3, 1, 2).contiguous()
-        self.texts = data.captions if isinstance(data, CaptionedSet) else []
+        self.draws = Draws(data, self.trained, self.shares, s.recolour)
         self._listen(s, device)
         torch.manual_seed(s.seed)
         self.G: Any = _plain(stackgan.build("G", self._config(first)), device)
@@ -141,7 +139,7 @@ class Trainer:
         encoder: Any = models.read(checkpoint.read(checkpoint_file(s.encoder)), "char_cnn_rnn").to(device)
         self.text_dim = encoder.dim
         drawn = [i for i, share in zip(self.trained, self.shares.tolist(), strict=True) if share > 0]
-        texts = [text for i in drawn + self.held_out for text in self.texts[i]]
+        texts = [text for i in drawn + self.held_out for text in self.draws.texts[i]]
         self.embeddings = Heard(lambda some: encoder(one_hot(torch.stack([places(t) for t in some])).to(device)), texts)
         labels = self.data.labels if self.data.classes else None
         if (s.recolour or s.kinds) and (labels is None or labels.ndim > 1):
@@ -149,12 +147,9 @@ class Trainer:
             raise BadInput(f"{self.data.path} has no named classes for --{name}; prepare it with --label.")
         if s.matcher:
             kinds = [] if labels is None or labels.ndim > 1 else sorted({int(labels[i]) for i in drawn})
-            self.swaps = Swaps(self.data, kinds)
-            named = [text for i in drawn for own in self.texts[i] for text in (own, *self.swaps(own, i))]
+            self.draws.swaps = swaps = Swaps(self.data, kinds)
+            named = [text for i in drawn for own in self.draws.texts[i] for text in (own, *swaps(own, i))]
             self.matcher = Matcher(s.matcher, named, device)
-
-    def _below(self, n: int) -> int:
-        return int(torch.randint(n, (), generator=self.rng))
 
     @property
     def text(self) -> bool:
@@ -184,87 +179,12 @@ class Trainer:
             x = torch.where(turned.to(x.device), x.flip(3), x)
         return [F.avg_pool2d(x, 1 << k) for k in reversed(range(self.settings.stages))]
 
-    def draw(self, n: int) -> Drawn:
-        """Pictures, their sentences, and others that none of the sentences stand for."""
-        chosen, others = self._some(2 * n, self.rng).view(2, n).tolist()
-        chosen = [self.trained[i] for i in chosen]
-        pictures = self.shown[chosen]
-        if not self.text:
-            return Drawn(chosen, pictures, pictures)
-        texts, wrong, nouns = [], [], []
-        for at, i in enumerate(chosen):
-            text = self.texts[i][self._below(len(self.texts[i]))]
-            text = self._recoloured(pictures, at, i, text) or text
-            texts.append(text)
-            nouns.append(self.swaps(text, i) if self.matcher else [])
-            for further in range(len(self.trained)):  # the next one that the sentence does not stand for
-                k = (others[at] + further) % len(self.trained)
-                if self.shares[k] > 0 and text not in self.texts[self.trained[k]]:
-                    break
-            wrong.append(self.trained[k])
-        mismatched = self.shown[wrong]
-        for at, i in enumerate(wrong):
-            self._matched(mismatched, at, i, chosen[at], texts[at])
-        asked = self._asked(chosen, texts, nouns) if self.matcher else ()
-        return Drawn(chosen, pictures, mismatched, texts, wrong, nouns, *asked)
-
-    def _asked(
-        self, chosen: list[int], texts: list[str], nouns: list[list[str]]
-    ) -> tuple[list[str], list[list[str]], list[int]]:
-        """Sentences about other kinds, and in other colours where those are changed: "a purple pear" of a red apple."""
-        asked, their_nouns, kinds = [], [], []
-        for i, text, some in zip(chosen, texts, nouns, strict=True):
-            kind = int(self.data.labels[i]) if some else -1  # type: ignore[index]
-            if some:
-                k = self._below(len(some))
-                text, kind = some[k], self.swaps.kinds[k]
-                if torch.rand((), generator=self.rng) < self.settings.recolour:
-                    colour = list(PAINTS)[self._below(len(PAINTS))]
-                    text = in_colour(text, self.data.classes[kind], colour) or text
-                some = self.swaps.of(text, kind)
-            asked.append(text)
-            their_nouns.append(some)
-            kinds.append(kind)
-        return asked, their_nouns, kinds
-
-    def kinds_of(self, pictures: list[int]) -> Tensor:
-        """Classes [N] of some pictures."""
-        return torch.as_tensor(self.data.labels[pictures], device=self.workers.device)  # type: ignore[index]
-
-    def _kind(self, i: int) -> str:
-        return self.data.classes[int(self.data.labels[i])]  # type: ignore[index]
-
-    def _recoloured(self, pictures: Tensor, at: int, i: int, text: str) -> str:
-        """Paints one of some pictures in another colour, now and then, and says so; else an empty text."""
-        if torch.rand((), generator=self.rng) >= self.settings.recolour:
-            return ""
-        colour = list(PAINTS)[self._below(len(PAINTS))]
-        said = in_colour(text, self._kind(i), colour)
-        return said if said and self._paint(pictures, at, colour) else ""
-
-    def _matched(self, pictures: Tensor, at: int, i: int, own: int, text: str) -> None:
-        """Paints a picture of another kind in the colour of a sentence, now and then: the noun alone is wrong then."""
-        if torch.rand((), generator=self.rng) < self.settings.recolour and self._kind(i) != self._kind(own):
-            named = set(colours_in(without_kind(text, self._kind(own))))
-            if len(named) == 1 and named <= set(PAINTS):
-                self._paint(pictures, at, named.pop())
-
-    @staticmethod
-    def _paint(pictures: Tensor, at: int, colour: str) -> bool:
-        found = recoloured(pictures[at].permute(1, 2, 0).numpy(), colour)
-        if found is not None:
-            pictures[at] = torch.from_numpy(found).permute(2, 0, 1)
-        return found is not None
-
-    def _some(self, n: int, rng: torch.Generator) -> Tensor:
-        return torch.multinomial(self.shares, n, replacement=True, generator=rng)
-
     def noise(self, n: int, width: int) -> Tensor:
         return torch.randn(n, width, generator=self.rng).to(self.workers.device)
 
     def step(self) -> dict[str, Tensor]:
         s, n = self.settings, self.settings.batch // self.workers.count
-        drawn = self.draw(n)
+        drawn = self.draws(n, self.rng)
         real, wrong = self.real(drawn.pictures), self.real(drawn.others)
         texts = drawn.texts + drawn.asked
         embedding = self.embeddings(texts) if self.text else None
@@ -278,8 +198,8 @@ class Trainer:
         losses, signs, figures = [], [], {}  # type: list[Tensor], list[list[Tensor]], dict[str, Tensor]
         kinds = wanted = torch.zeros(0)
         if self.namer is not None:
-            kinds = self.kinds_of(drawn.chosen + drawn.wrong)
-            wanted = torch.cat([kinds[:n], torch.tensor(drawn.asked_kinds, dtype=kinds.dtype, device=z.device)])
+            kinds = self.draws.kinds(drawn.chosen + drawn.wrong)
+            wanted = torch.cat([kinds[:n], torch.tensor(drawn.asked_kinds, dtype=kinds.dtype)])
         for stage, D in enumerate(self.Ds):
             shown = self._augmented(torch.cat([x[stage].detach() for x in (real, wrong, fake)])).split([n, n, len(z)])
             with self.autocast():
@@ -351,7 +271,7 @@ class Trainer:
         2016, arXiv:1610.09585)."""
         with self.autocast():
             logits = self.namer(features).flatten(1)
-        return F.cross_entropy(logits.float(), kinds.long(), ignore_index=-1)
+        return F.cross_entropy(logits.float(), kinds.to(logits.device).long(), ignore_index=-1)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.workers.device.type, self.dtype, enabled=self.dtype is not None)
@@ -364,7 +284,7 @@ class Trainer:
 
     def said(self, count: int, rng: torch.Generator) -> Tensor:
         """Embeddings [count, text_dim] of sentences that are trained on."""
-        chosen = [self.texts[self.trained[i]] for i in self._some(count, rng).tolist()]
+        chosen = [self.draws.texts[self.trained[i]] for i in self.draws.some(count, rng).tolist()]
         return self.embeddings([some[int(torch.randint(len(some), (), generator=rng))] for some in chosen])
 
     @torch.no_grad()
@@ -394,7 +314,7 @@ class Trainer:
 
     def heard(self) -> Tensor:
         """Embeddings [N, text_dim] of the first sentences of the held-out pictures."""
-        return self.embeddings([self.texts[i][0] for i in self.held_out])
+        return self.embeddings([self.draws.texts[i][0] for i in self.held_out])
 
     def sheet(self, G: Any) -> Image.Image:
         """With sentences a row for each of eight held-out ones, a column for each latent."""
@@ -467,30 +387,6 @@ class Spoken(nn.Module):
         turn = (torch.arange(len(z)) + self.next) % len(self.embeddings)
         self.next += len(z)
         return self.G(z, self.embeddings[turn.to(self.embeddings.device)])
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What a step is shown.
-
-    Args:
-        chosen: numbers of the pictures.
-        pictures, others: uint8 [N, 3, H, W]; none of the sentences stands for the others.
-        texts: a sentence of each picture.
-        wrong: numbers of the others.
-        nouns: each sentence with every kind's noun, for a matcher; empty where it has none.
-        asked: for a matcher, sentences that no picture need be there for; `asked_nouns` and `asked_kinds` are theirs.
-    """
-
-    chosen: list[int]
-    pictures: Tensor
-    others: Tensor
-    texts: list[str] = field(default_factory=list)
-    wrong: list[int] = field(default_factory=list)
-    nouns: list[list[str]] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-    asked_nouns: list[list[str]] = field(default_factory=list)
-    asked_kinds: list[int] = field(default_factory=list)
 
 
 def loss_of_d(real: list[Tensor], wrong: list[Tensor], fake: list[Tensor], uncond: float) -> Tensor:
