@@ -30,10 +30,10 @@ from ganhub.pipelines.project import ProjectRequest, ProjectResult, project
 from ganhub.pipelines.requests import Picture, Progress
 from ganhub.registry import Checkpoint
 from ganhub.tabs import Context, _faces_latent_api
-from ganhub.tabs._faces_latent_layout import SLIDERS, Held, LatentLayout, directions_words, side_of
+from ganhub.tabs._faces_latent_layout import Held, LatentLayout, directions_words, side_of
 from ganhub.tabs._faces_store import delete
 from ganhub.tabs._upscale_view import sentences_of
-from ganhub.tabs._widgets import QUIET, card, note, progress_bar, sentences, shown, visitor
+from ganhub.tabs._widgets import QUIET, SLIDERS, card, note, progress_bar, sentences, shown, visitor
 
 EVERY = 0.3
 """Seconds between two looks at how far a run is."""

@@ -10,14 +10,11 @@ import gradio as gr
 from ganhub.latents import Latents
 from ganhub.registry import Checkpoint
 from ganhub.tabs import Context
-from ganhub.tabs._widgets import card, note, picker_choices
+from ganhub.tabs._widgets import FURTHEST, SLIDERS, card, note, picker_choices, slider_directions
 
 FACES = ("FFHQ", "CelebA", "MetFaces", "Portraits")
 """What the data sets of generators of faces begin with."""
 FIRST = "stylegan2-portraits"
-SLIDERS = 16
-"""Directions that the page has room for."""
-FURTHEST = 3
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class LatentLayout:
         return faces or labelled
 
     def directions(self, row: Checkpoint) -> list[Checkpoint]:
-        """Single directions that belong to a generator, as many as there are sliders."""
-        return [one for one in self.context.registry.directions_for(row) if "count" not in one.config][:SLIDERS]
+        """Those that have a slider."""
+        return slider_directions(self.context.registry, row)
 
     def lay_out(self) -> None:
         choices = self.generators()

@@ -11,10 +11,7 @@ from ganhub.directions import parse_moves
 from ganhub.registry import Checkpoint
 from ganhub.tabs import Context
 from ganhub.tabs._settings import moves_text
-
-SLIDERS = 16
-"""Directions that the page has room for."""
-FURTHEST = 3
+from ganhub.tabs._widgets import FURTHEST, SLIDERS, slider_directions
 
 
 class DirectionSliders:
@@ -24,8 +21,7 @@ class DirectionSliders:
         self.context = context
 
     def known(self, row: Checkpoint) -> list[Checkpoint]:
-        """Single directions that belong to a generator, as many as there are sliders."""
-        return [one for one in self.context.registry.directions_for(row) if "count" not in one.config][:SLIDERS]
+        return slider_directions(self.context.registry, row)
 
     def lay_out(self, row: Checkpoint) -> None:
         known = self.known(row)

@@ -254,6 +254,17 @@ class SeedRow:
     count: gr.Number
 
 
+SLIDERS = 16
+"""Directions that a tab has room for."""
+FURTHEST = 3
+"""Steps that their sliders go either way."""
+
+
+def slider_directions(registry: Registry, row: Checkpoint) -> list[Checkpoint]:
+    """Single directions that belong to a generator, as many as there are sliders."""
+    return [one for one in registry.directions_for(row) if "count" not in one.config][:SLIDERS]
+
+
 def seed_row(slug: str, value: str = "0-7") -> SeedRow:
     """Seeds as text, with a count that extends or shortens the list; the two follow each other."""
     with gr.Group(), gr.Row():
