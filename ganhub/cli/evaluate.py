@@ -227,8 +227,8 @@ def _from_sentences(
         return
     print(f"{line['checkpoint']} (sha256 {line['sha256'][:12]}), {line['way']}, {line['precision']}")
     print(f"{line['data']['name']} (sha256 {line['data']['sha256'][:12]}), {len(line['kinds'])} kinds")
-    columns = {"sentences": "", "fruit": "fruit", "colour": "colour", "cut": "whole/cut"}
-    columns |= {"nearest_median": "nearest", "nearest_1_percent": "nearest 1%"}
+    columns = {"sentences": "", "fruit": "fruit", "fruit_any_colour": "any colour", "colour": "colour"}
+    columns |= {"cut": "whole/cut", "nearest_median": "nearest", "nearest_1_percent": "nearest 1%"}
     titles = {"all": "all", "seen": "known to its training", "unseen": "never in its training"}
     titles |= {"others": "against other sentences"}
     print(" " * 26 + "".join(f"{title:>12}" for title in columns.values()))
@@ -237,7 +237,8 @@ def _from_sentences(
         cells = (f"{figures[key]:.4g}" if key in figures else "" for key in columns)
         print(title.ljust(26) + "".join(f"{cell:>12}" for cell in cells))
     print(f"real pictures: {result.real['pictures']:.0f} that trainings hold out; {pipeline.MARKS}")
-    print(f"real pictures in other colours: fruit {result.real['fruit_recoloured']:.4g}; kinds are told by colour too")
+    both = (f"{result.real[f'{name}_recoloured']:.4g}" for name in ("fruit", "fruit_any_colour"))
+    print("real pictures in other colours: fruit {}, by the classifier of any colour {}".format(*both))
     for name in ("fruit", "colour"):
         if name in result.above:
             print(f"{name}: {result.above[name]:.2f} standard deviations above random pictures, of which "

@@ -23,6 +23,7 @@ import ganhub
 from ganhub import imaging
 from ganhub.data.captions import CaptionedSet
 from ganhub.data.describe import COLOURS, Body, Seen
+from ganhub.data.recolour import PAINTS, recoloured
 from ganhub.data.sentences import _NEVER_GREEN, CLUSTERS, colours_in, look_at, sentences, without_kind
 from ganhub.errors import BadInput
 from ganhub.metrics import distances, snapshots
@@ -40,6 +41,8 @@ HOLD_OUT = 10
 LEAST_KIND, LEAST_COLOUR = 60, 20
 """Pictures from which on a kind, and a colour of whole or of cut fruit, is asked for."""
 FOLDS = 5
+PAINTED = 5
+"""Other colours in which the second classifier of kinds sees every held-out picture."""
 MARKS = "fruit by cross-validation, the mean over the kinds; colour as it is named with noise and compression"
 ROWS, SEEDS = 30, 4
 """Sentences on a sheet, and pictures of each."""
@@ -98,7 +101,8 @@ class EvaluateTextResult:
             `others`: sentences, and the shares of them whose picture is of the right fruit, colour and state (cut);
             nearest_... is the distance to the nearest picture of the training.
         real: what held-out pictures reach: fruit (cross-validation, mean over the kinds; `fruit_of_pictures`: over
-            the pictures; `fruit_recoloured`: in other colours), colour (named alike with noise and compression), and
+            the pictures; `fruit_recoloured`: in other colours; `fruit_any_colour...`: the same of the classifier that
+            has seen such), colour (named alike with noise and compression), and
             how near they are to the training.
         above: guided and instant: by how many standard deviations of random pictures' scores the pictures are above
             those: `fruit` by the classifier's log-probability of the kind, `colour` by how often it is there; and the
@@ -275,6 +279,7 @@ class _Real:
 
     Attributes:
         classifier: of kinds by features, fitted to the held-out pictures.
+        any_colour: fitted to the same and, a third of the weight each time, what they are in other colours.
         figures: what those reach themselves.
     """
 
@@ -301,13 +306,19 @@ class _Real:
         yield Progress(0, 0, "Telling kinds apart")
         fewest = min(FOLDS, *np.unique(self.kind, return_counts=True)[1])
         folds = StratifiedKFold(fewest, shuffle=True, random_state=0)
-        other = self.features(np.stack([_recoloured(picture) for picture in pictures]))
-        told, recoloured = np.empty_like(self.kind), np.empty_like(self.kind)
+        whose, other = self._painted(pictures)
+        every = np.concatenate([held, other])
+        of = np.concatenate([np.arange(len(held)), whose])
+        weight = np.concatenate([np.full(len(held), 3.0), np.ones(len(whose))])
+        told, robust = np.empty_like(self.kind[of]), np.empty_like(self.kind[of])
         for known, asked in folds.split(held, self.kind):
-            classifier = _classifier().fit(held[known], self.kind[known])
-            told[asked], recoloured[asked] = classifier.predict(held[asked]), classifier.predict(other[asked])
+            rest, shown = np.isin(of, asked), np.isin(of, known)
+            told[rest] = _classifier().fit(held[known], self.kind[known]).predict(every[rest])
+            yield Progress(0, 0, "Telling kinds apart")
+            robust[rest] = _any_colour(every[shown], self.kind[of[shown]], weight[shown]).predict(every[rest])
             yield Progress(0, 0, "Telling kinds apart")
         self.classifier = _classifier().fit(held, self.kind)
+        self.any_colour = _any_colour(every, self.kind[of], weight)
         some = np.random.RandomState(0).permutation(len(held))[:200]
         looks = yield from _looked(self.kind[some], pictures[some], "real pictures looked at")
         worn = yield from _looked(self.kind[some], [_worn(pictures[i], i) for i in some], "worn pictures looked at")
@@ -315,12 +326,27 @@ class _Real:
         alike = [bool(colours & others) for colours, others in pairs if colours]
         self.figures = {
             "pictures": len(held),
-            "fruit": float(balanced_accuracy_score(self.kind, told)),
-            "fruit_of_pictures": float((told == self.kind).mean()),
-            "fruit_recoloured": float(balanced_accuracy_score(self.kind, recoloured)),
+            "fruit": float(balanced_accuracy_score(self.kind, told[: len(held)])),
+            "fruit_of_pictures": float((told[: len(held)] == self.kind).mean()),
+            "fruit_recoloured": float(balanced_accuracy_score(self.kind[whose], told[len(held) :])),
+            "fruit_any_colour": float(balanced_accuracy_score(self.kind, robust[: len(held)])),
+            "fruit_any_colour_recoloured": float(balanced_accuracy_score(self.kind[whose], robust[len(held) :])),
             **({"colour": float(np.mean(alike))} if alike else {}),
             **_nearness(self.nearest(held)),
         }
+
+    def _painted(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The held-out pictures in other colours: the place of each among them, and features."""
+        found: list[np.ndarray] = []
+        whose: list[int] = []
+        for i, picture in enumerate(pictures):
+            colours = [list(PAINTS)[k] for k in np.random.RandomState(i).permutation(len(PAINTS))]
+            painted = [new for new in (recoloured(picture, colour) for colour in colours) if new is not None][:PAINTED]
+            found += painted
+            whose += [i] * len(painted)
+        if not found:
+            raise BadInput(f"What {self.data.path} holds out is no fruit on paper that could have other colours.")
+        return np.array(whose), self.features(np.stack(found))
 
     def nearest(self, features: np.ndarray) -> np.ndarray:
         """Distance of each to the nearest picture of the training, or its mirror image."""
@@ -332,20 +358,16 @@ class _Real:
         return self.classifier.predict_log_proba(features)[:, places]
 
 
-def _classifier() -> Any:
+def _classifier(C: float = 0.01) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000))
+    return make_pipeline(StandardScaler(), LogisticRegression(C=C, class_weight="balanced", max_iter=2000))
 
 
-def _recoloured(picture: np.ndarray) -> np.ndarray:
-    """A picture in colours that its kind mostly does not have, on the same paper: its channels change places."""
-    rim = np.ones(picture.shape[:2], bool)
-    rim[4:-4, 4:-4] = False
-    paper = np.median(picture[rim], axis=0)
-    return (paper + (picture - paper)[..., [1, 2, 0]]).round().clip(0, 255).astype(np.uint8)
+def _any_colour(features: np.ndarray, kinds: np.ndarray, weight: np.ndarray) -> Any:
+    return _classifier(C=0.003).fit(features, kinds, logisticregression__sample_weight=weight)
 
 
 def _worn(picture: np.ndarray, seed: int) -> np.ndarray:
@@ -394,6 +416,7 @@ def _right(
     looks = yield from _looked(kinds, pictures, words)
     return {
         "fruit": real.classifier.predict(fake) == kinds,
+        "fruit_any_colour": real.any_colour.predict(fake) == kinds,
         "colour": np.array([ask.colour in named(ask, look) for ask, look in zip(asked, looks, strict=True)]),
         "cut": np.array([_state(ask, look) for ask, look in zip(asked, looks, strict=True)]),
     }
