@@ -187,6 +187,7 @@ def test_sentences_say_what_is_seen(kind, bodies, first):
         ("a dark red plum", "plum", "purple", "a purple plum"),
         ("two green pears on white paper", "pear", "yellow", "two yellow pears on white paper"),
         ("a yellow pear and a green leaf", "pear", "red", "a red pear and a green leaf"),
+        ("a green apple and a green leaf", "apple", "orange", "an orange apple and a green leaf"),
         ("an orange that is red", "orange", "purple", "an orange that is purple"),
         ("an orange orange", "orange", "purple", ""),
         ("a red and yellow apple", "apple", "purple", ""),

@@ -167,9 +167,10 @@ def in_colour(sentence: str, kind: str, colour: str) -> str:
     if old in (colour, singular(kind)):  # an orange orange
         return ""
     keep = f"{re.escape(plural(kind))}|{re.escape(singular(kind))}|{_NO_FRUIT.pattern}"
-    article = rf"\ban? (?={re.escape(old)}\b)"
-    parts = re.split(f"({keep})", re.sub(article, f"{_a(colour).split()[0]} ", sentence))
-    return "".join(part if k % 2 else re.sub(rf"\b{re.escape(old)}\b", colour, part) for k, part in enumerate(parts))
+    named, said = re.compile(rf"(\ban? )?\b{re.escape(old)}\b"), _a(colour)
+    parts = re.split(f"({keep})", sentence)
+    parts[::2] = [named.sub(lambda found: said if found[1] else colour, part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _a(words: str) -> str:
