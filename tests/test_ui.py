@@ -26,6 +26,8 @@ from ganhub import imaging, ui
 from ganhub.errors import BadInput, GanHubError
 from ganhub.pipelines.requests import GenerateRequest
 from ganhub.registry import Checkpoint, Registry, load_registry, read_rows
+from ganhub.tabs import Context
+from ganhub.tabs import _generate_directions as directions
 from ganhub.tabs import _settings as settings
 from ganhub.tabs import _widgets as widgets
 
@@ -237,8 +239,26 @@ def test_moves_survive_the_way_round():
     assert back["moves"] == "direction-portraits-smile=1.5, direction-portraits-glasses=-0.5"
     found, refused = settings.checked(back, registry)
     assert not refused and settings.request_of_settings({**settings.DEFAULTS, **found}, "me") == request
+    for far in ("5", "nan", "-inf"):
+        assert settings.checked({"moves": f"direction-portraits-smile={far}"}, registry) == ({}, ["moves"])
     with pytest.raises(BadInput, match="'smile' is no move; write ID=STRENGTH"):
         settings.request_of_settings({**settings.DEFAULTS, **found, "moves": "smile"}, "me")
+
+
+def test_sliders_of_directions():
+    registry = load_registry()
+    sliders = directions.DirectionSliders(Context(None, registry))
+    row, other = registry.find("stylegan2-portraits"), registry.find("dcgan-fruit-64")
+    known = [one.id for one in sliders.known(row)]
+    smile = known.index("direction-portraits-smile")
+    box, *shown = sliders.shown(row, "generate", "direction-portraits-smile=1.5")
+    assert [s.value for s in shown][smile] == 1.5 and sum(s.value for s in shown) == 1.5
+    assert box.visible and box.open and sum(s.visible for s in shown) == len(known)
+    assert not sliders.shown(row, "mix")[0].visible and not sliders.shown(other, "generate")[0].visible
+    values = [float(n) for n in range(directions.SLIDERS)]
+    said = sliders.said(row, "direction-portraits-smile=1, elsewhere=2", values)
+    assert said == ", ".join([f"{name}={n}" for n, name in enumerate(known) if n] + ["elsewhere=2"])
+    assert sliders.said(other, "", values) == ""
 
 
 def test_settings_from_outside_are_checked(rows):

@@ -167,9 +167,9 @@ def in_colour(sentence: str, kind: str, colour: str) -> str:
     if old in (colour, singular(kind)):  # an orange orange
         return ""
     keep = f"{re.escape(plural(kind))}|{re.escape(singular(kind))}|{_NO_FRUIT.pattern}"
-    named, said = re.compile(rf"(\ban? )?\b{re.escape(old)}\b"), _a(colour)
+    word, said = re.compile(rf"(\ban? )?\b{re.escape(old)}\b"), _a(colour)
     parts = re.split(f"({keep})", sentence)
-    parts[::2] = [named.sub(lambda found: said if found[1] else colour, part) for part in parts[::2]]
+    parts[::2] = [word.sub(lambda found: said if found[1] else colour, part) for part in parts[::2]]
     return "".join(parts)
 
 

@@ -44,15 +44,21 @@ class DirectionSliders:
 
     def shown(self, row: Checkpoint, make: str, moves: str = "") -> list[Any]:
         """Updates of `outputs`: the sliders of a generator, where some moves put them."""
-        known, at = self.known(row), dict(parse_moves(moves))
-        sliders = [
-            gr.Slider(value=at.get(known[i].id, 0), label=known[i].title, visible=True)
-            if i < len(known)
-            else gr.Slider(value=0, visible=False)
-            for i in range(SLIDERS)
+        at = dict(parse_moves(moves))
+        box: dict[str, Any] = {"visible": bool(self.known(row)) and make == "generate"}
+        values: list[dict[str, Any]] = [{"value": at.get(one.id, 0)} for one in self.known(row)]
+        return [gr.Accordion(**box, open=True) if at else gr.Accordion(**box), *self._sliders(row, values)]
+
+    def offered(self, row: Checkpoint, make: str) -> list[Any]:
+        """The same, but every slider stays where it is: directions may have been added meanwhile."""
+        known = self.known(row)
+        return [gr.Accordion(visible=bool(known) and make == "generate"), *self._sliders(row, [{}] * len(known))]
+
+    def _sliders(self, row: Checkpoint, values: list[dict[str, Any]]) -> list[Any]:
+        shown = [
+            gr.Slider(label=one.title, visible=True, **how) for one, how in zip(self.known(row), values, strict=True)
         ]
-        box: dict[str, Any] = {"visible": bool(known) and make == "generate"}
-        return [gr.Accordion(**box, open=True) if at else gr.Accordion(**box), *sliders]
+        return shown + [gr.Slider(value=0, visible=False)] * (SLIDERS - len(shown))
 
     def said(self, row: Checkpoint, moves: str, values: Sequence[float]) -> str:
         """What the sliders say, and of the moves so far those that have no slider."""

@@ -21,7 +21,7 @@ from ganhub.pipelines.requests import (
     SweepRequest,
 )
 from ganhub.registry import Registry
-from ganhub.tabs._widgets import page_seeds, seeds_text
+from ganhub.tabs._widgets import FURTHEST, page_seeds, seeds_text
 
 MAKES = {
     "generate": "Pictures",
@@ -178,8 +178,10 @@ def _read(name: str, text: str, registry: Registry) -> Any:
     if name == "psis":
         return ", ".join(f"{psi:g}" for psi in numbers("psi", text))
     if name == "moves":
-        moves = parse_moves(text)
-        return moves_text([(registry.find(name).id, strength) for name, strength in moves])
+        moves = [(registry.find(name).id, strength) for name, strength in parse_moves(text)]
+        if any(not abs(strength) <= FURTHEST for _, strength in moves):
+            raise BadInput(f"The page's sliders end at {FURTHEST}.")
+        return moves_text(moves)
     if name == "psi":
         return number("psi", text)
     if name == "loop":

@@ -270,7 +270,7 @@ class GenerateTab:
         fit: dict[str, Any] = {
             "fn": self.fit,
             "inputs": [checkpoint, make, controls["label"]],
-            "outputs": [*fitted, checkpoint],
+            "outputs": [*fitted, checkpoint, *self.directions.outputs],
             **slow,
         }
         run: dict[str, Any] = {
@@ -331,7 +331,7 @@ class GenerateTab:
         """The same from the network itself, where its file is here; what the visitor chose stays."""
         row = self.context.registry.find(checkpoint)
         choices = gr.Dropdown(picker_choices(self.context.registry, "generate"))
-        return [*self._fitting(row, self.facts(row), make, label), choices]
+        return [*self._fitting(row, self.facts(row), make, label), choices, *self.directions.offered(row, make)]
 
     def _fitting(
         self, row: Checkpoint, facts: dict[str, Any] | None, make: str, label: int | None, psi: float | None = None
