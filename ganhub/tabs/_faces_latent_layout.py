@@ -10,7 +10,7 @@ import gradio as gr
 from ganhub.latents import Latents
 from ganhub.registry import Checkpoint
 from ganhub.tabs import Context
-from ganhub.tabs._widgets import FURTHEST, SLIDERS, card, note, picker_choices, slider_directions
+from ganhub.tabs._widgets import card, direction_sliders, note, picker_choices, slider_directions
 
 FACES = ("FFHQ", "CelebA", "MetFaces", "Portraits")
 """What the data sets of generators of faces begin with."""
@@ -89,13 +89,7 @@ class LatentLayout:
         known = self.directions(row)
         with gr.Column(visible=False, elem_classes="group") as self.changes:
             self.none = gr.Markdown(directions_words(row, len(known)), elem_classes="lead")
-            self.sliders = [
-                gr.Slider(
-                    -FURTHEST, FURTHEST, 0, step=0.1, label=known[i].title if i < len(known) else "",
-                    visible=i < len(known), elem_id=f"faces-direction-{i}",
-                )
-                for i in range(SLIDERS)
-            ]  # fmt: skip
+            self.sliders = direction_sliders(known, "faces")
             self.layers = gr.Textbox("", label="Only these layers move", placeholder="all, or like 0-7",
                                      elem_id="faces-layers")  # fmt: skip
             with gr.Row():

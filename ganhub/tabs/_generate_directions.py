@@ -11,7 +11,7 @@ from ganhub.directions import parse_moves
 from ganhub.registry import Checkpoint
 from ganhub.tabs import Context
 from ganhub.tabs._settings import moves_text
-from ganhub.tabs._widgets import FURTHEST, SLIDERS, slider_directions
+from ganhub.tabs._widgets import SLIDERS, direction_sliders, slider_directions
 
 
 class DirectionSliders:
@@ -27,13 +27,7 @@ class DirectionSliders:
         known = self.known(row)
         with gr.Accordion("Directions", open=False, visible=bool(known), elem_id="generate-directions") as self.box:
             gr.Markdown("Move every picture, along several at once. 1 is a clear change.", elem_classes="lead")
-            self.sliders = [
-                gr.Slider(
-                    -FURTHEST, FURTHEST, 0, step=0.1, label=known[i].title if i < len(known) else "",
-                    visible=i < len(known), elem_id=f"generate-direction-{i}",
-                )
-                for i in range(SLIDERS)
-            ]  # fmt: skip
+            self.sliders = direction_sliders(known, "generate")
             self.still = gr.Button("All back to 0", size="sm", elem_id="generate-directions-still")
         self.moves = gr.Textbox("", visible=False)
         """What the sliders say, as the page's address and files have it; may name more than there are sliders for."""

@@ -265,6 +265,17 @@ def slider_directions(registry: Registry, row: Checkpoint) -> list[Checkpoint]:
     return [one for one in registry.directions_for(row) if "count" not in one.config][:SLIDERS]
 
 
+def direction_sliders(known: Sequence[Checkpoint], slug: str) -> list[gr.Slider]:
+    """A slider for each of some directions, and hidden ones for those of other generators."""
+    return [
+        gr.Slider(
+            -FURTHEST, FURTHEST, 0, step=0.1, label=known[i].title if i < len(known) else "", visible=i < len(known),
+            elem_id=f"{slug}-direction-{i}",
+        )
+        for i in range(SLIDERS)
+    ]  # fmt: skip
+
+
 def seed_row(slug: str, value: str = "0-7") -> SeedRow:
     """Seeds as text, with a count that extends or shortens the list; the two follow each other."""
     with gr.Group(), gr.Row():
