@@ -27,6 +27,15 @@ def small_numbers():
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A Chromium for the tests of the pages, which skip where there is none."""
+    from page_rig import launched
+
+    with launched(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of reference cases and real checkpoints, where it lies beside the project."""

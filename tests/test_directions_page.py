@@ -4,7 +4,7 @@ import re
 from contextlib import contextmanager
 
 import pytest
-from page_rig import CONTRAST, App, chromium, launched, page_at
+from page_rig import CONTRAST, App, chromium, page_at
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -39,12 +39,6 @@ def app(tmp_path_factory):
     app = App(tmp_path_factory.mktemp("app"), rows).wait()
     yield app
     app.stop()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with launched(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from imagine_rig import write_imaginers
-from page_rig import CONTRAST, App, chromium, launched, page_at
+from page_rig import CONTRAST, App, chromium, page_at
 
 from ganhub.imaging import read_provenance
 from ganhub.latents import load_latents
@@ -30,12 +30,6 @@ def app(tmp_path_factory):
     app = App(tmp_path_factory.mktemp("app"), write_imaginers(tmp_path_factory.mktemp("rows"))).wait()
     yield app
     app.stop()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with launched(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @contextmanager

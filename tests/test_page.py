@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from urllib.parse import parse_qs, urlparse
 
 import pytest
-from page_rig import CONTRAST, App, chromium, launched, page_at
+from page_rig import CONTRAST, App, chromium, page_at
 from tiny import write_registry
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -25,12 +25,6 @@ def app(tmp_path_factory):
     app = App(tmp_path_factory.mktemp("app"), write_registry(tmp_path_factory.mktemp("rows"))).wait()
     yield app
     app.stop()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with launched(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from page_rig import CONTRAST, App, chromium, launched, page_at
+from page_rig import CONTRAST, App, chromium, page_at
 from PIL import Image
 from upscale_rig import write_upscalers
 
@@ -27,12 +27,6 @@ def app(tmp_path_factory):
     app = App(tmp_path_factory.mktemp("app"), write_upscalers(tmp_path_factory.mktemp("rows"))).wait()
     yield app
     app.stop()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with launched(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @contextmanager
