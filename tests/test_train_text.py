@@ -144,16 +144,26 @@ def test_encoder_finds_pictures_that_it_never_saw(art, encoder):
     assert trainer.sheet(trainer.averaged()).size == (16 * 9, 16 * 8)
 
 
-@pytest.mark.parametrize("cell", ["gru", "rnn"])
-def test_encoder_resumes_bit_for_bit(art, tmp_path, cell):
-    settings = replace(WORDS, cell=cell)
+def of_three_kinds(art):
+    """The colours of the pictures have nothing to do with their kinds."""
+    data = CaptionedSet(art)
+    names = ["disc", "plum", "thing"]
+    data.labels, data.classes = np.arange(len(data)) // 3 % 3, names
+    for i, kind in enumerate(data.labels):
+        data.captions[i] = [text.replace("disc", names[kind]) for text in data.captions[i]]
+    return data
+
+
+@pytest.mark.parametrize("change", [{"cell": "gru"}, {"cell": "rnn"}, {"kinds": 1.0, "recolour": 0.5, "balance": 1.0}])
+def test_encoder_resumes_bit_for_bit(art, tmp_path, change):
+    settings = replace(WORDS, **change)
 
     def run(out, images, **how):
-        trainer = char_cnn_rnn.Trainer(settings, CaptionedSet(art), Workers("cpu"))
+        trainer = char_cnn_rnn.Trainer(settings, trainer_data, Workers("cpu"))
         loop.train(trainer, tmp_path / out, images=images, snap=24, data=trainer_data, **how)
         return trainer
 
-    trainer_data = CaptionedSet(art)
+    trainer_data = of_three_kinds(art)
     whole = run("whole", 48)
     run("parts", 24)
     parts = run("parts", 48, resume=True)
@@ -161,9 +171,30 @@ def test_encoder_resumes_bit_for_bit(art, tmp_path, cell):
     raw = checkpoint.read(next((tmp_path / "whole").glob("snapshot-*.safetensors")))
     assert set(raw.networks) == {"G", "pictures"}
     assert models.read(raw, part="pictures").config["dim"] == WORDS.dim
-    fresh = char_cnn_rnn.Trainer(replace(settings, seed=5), CaptionedSet(art), Workers("cpu"))
+    fresh = char_cnn_rnn.Trainer(replace(settings, seed=5), trainer_data, Workers("cpu"))
     fresh.transfer(tmp_path / "whole" / "G.safetensors")
     assert torch.allclose(fresh.text.emb_proj.weight, whole.text.emb_proj.weight, atol=1e-3)
+    assert set(fresh.transfer(max((tmp_path / "whole").glob("snapshot-*.safetensors")))) == {"text", "pictures"}
+    for name, value in fresh.pictures.state_dict().items():
+        assert torch.allclose(value, whole.pictures.state_dict()[name], rtol=1e-2, atol=1e-3), name
+
+
+def test_encoder_learns_the_kinds(art):
+    """Every picture is a disc, so that nothing but the words tells what it is called."""
+
+    def right(kinds):
+        data = of_three_kinds(art)
+        settings = replace(WORDS, lr=2e-3, kinds=kinds, recolour=0.5)
+        trainer = char_cnn_rnn.Trainer(settings, data, Workers("cpu"))
+        for _ in range(200):
+            trainer.step()
+        texts = [f"a {colour} {kind}" for colour in ("red", "yellow", "purple") for kind in data.classes]
+        x = F.normalize(trainer.averaged()(char_cnn_rnn.read(texts)))
+        own = [[i % 3 == j % 3 for j in range(9)] for i in range(9)]
+        alike = (x @ x.T).detach()
+        return float(alike[torch.tensor(own)].mean() - alike[~torch.tensor(own)].mean())
+
+    assert right(kinds=1.0) > right(kinds=0.0) + 0.1
 
 
 def test_encoder_refuses(art):
@@ -174,6 +205,9 @@ def test_encoder_refuses(art):
         ({"batch": 46}, "at most the 45 pictures"),
         ({"hold_out": 1}, "choose 2 or more"),
         ({"hold_out": 60}, "fewer than the 60 pictures"),
+        ({"kinds": 1.0}, "no named classes for --kinds"),
+        ({"recolour": 0.5}, "no named classes for --recolour"),
+        ({"fewest": 5}, "no classes for --balance and --fewest"),
     ):
         with pytest.raises(BadInput, match=message):
             char_cnn_rnn.Trainer(replace(WORDS, **change), data, Workers("cpu"))

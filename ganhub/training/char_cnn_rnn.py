@@ -5,6 +5,10 @@
 "Learning Deep Representations of Fine-grained Visual Descriptions" (Reed et al., 2016, arXiv:1605.05395): a network
 over characters, and the symmetric structured joint embedding loss. There the pictures' embeddings were given; here a
 small convolutional network learns them along. A sentence that stands for several pictures of a batch is never wrong.
+
+Most sentences of a set may be about one kind, and colours tell pictures apart sooner than kinds do, so that the nouns
+are hardly heard. Hence the same means as a StackGAN's (`drawing.py`): kinds drawn equally often, pictures in other
+colours, and a layer that has to name the kind from what becomes of a sentence, or of a picture.
 """
 
 from __future__ import annotations
@@ -25,7 +29,10 @@ from ganhub.data.captions import CaptionedSet
 from ganhub.errors import BadInput
 from ganhub.models import char_cnn_rnn
 from ganhub.models.char_cnn_rnn import ALPHABET, encode_text
+from ganhub.training.drawing import Draws, need_classes
+from ganhub.training.matching import Swaps
 from ganhub.training.options import option
+from ganhub.training.reals import shares
 from ganhub.training.workers import Workers
 
 KIMG, SNAP = 400, 20
@@ -44,6 +51,10 @@ class Settings:
     lr: float = option(4e-4, "learning rate")
     decay: float = option(0.98, "the learning rate after each pass over the set, as a share of that before")
     mirror: bool = option(False, "show half of the pictures mirrored")
+    balance: float = option(0.0, "0 draws classes as large as they are, 1 all equally often, 0.5 in between")
+    fewest: int = option(1, "leave out classes with fewer pictures")
+    kinds: float = option(0.0, "weight of which kind sentences and pictures are taken for")
+    recolour: float = option(0.0, "share of pictures that have another colour, and whose sentences name that")
     hold_out: int = option(10, "keep every so many-th picture for validation")
     seed: int = option(0, "of weights and draws")
 
@@ -69,6 +80,14 @@ class Trainer:
                 f"--batch is {s.batch}; a step needs at least two pairs for each of {self.workers.count} processes, "
                 f"and at most the {len(self.trained)} pictures that are trained on."
             )
+        weights = shares(data, s.balance, s.fewest)
+        drawn = torch.ones(len(self.trained)) if weights is None else weights[self.trained].float()
+        if weights is not None:
+            self.held_out = [i for i in self.held_out if weights[i] > 0]
+        need_classes(data, recolour=s.recolour, kinds=s.kinds)
+        self.draws = Draws(data, self.trained, drawn, s.recolour)
+        if s.kinds:
+            self.draws.swaps = Swaps(data, self.draws.every_kind())
         torch.manual_seed(s.seed)
         words = {"widths": [s.width * 3 // 4, s.width, s.width], "dim": s.dim, "cell": s.cell}
         text: Any = char_cnn_rnn.build("G", {**words, "pools": 2 if s.cell == "gru" else 3})
@@ -79,11 +98,10 @@ class Trainer:
         self.text = text.to(device).train()
         self.pictures: Any = char_cnn_rnn.build("pictures", {"channels": data.channels, "widths": widths, "dim": s.dim})
         self.pictures.to(device).train()
-        both = [*self.text.parameters(), *self.pictures.parameters()]
-        self.opt = torch.optim.RMSprop(both, lr=s.lr)
-        self.shown = torch.from_numpy(data.pictures()).permute(0, 3, 1, 2).contiguous()
+        self.namer: Any = (nn.Linear(s.dim, len(data.classes)) if s.kinds else nn.Identity()).to(device)
+        learned = [*self.text.parameters(), *self.pictures.parameters(), *self.namer.parameters()]
+        self.opt = torch.optim.RMSprop(learned, lr=s.lr)
         self.captions = data.captions
-        self.places = [torch.stack([places(c) for c in captions]) for captions in data.captions]
         self.seen = 0
         self._sow(s.seed * self.workers.count + self.workers.rank)
 
@@ -92,19 +110,26 @@ class Trainer:
 
     def step(self) -> dict[str, Tensor]:
         s, n = self.settings, self.settings.batch // self.workers.count
-        chosen = [self.trained[i] for i in torch.randperm(len(self.trained), generator=self.rng)[:n].tolist()]
-        which = [int(torch.randint(len(self.captions[i]), (), generator=self.rng)) for i in chosen]
-        texts = [self.captions[i][k] for i, k in zip(chosen, which, strict=True)]
+        drawn = self.draws.pairs(n, self.rng)
+        texts = drawn.texts
         same = torch.tensor([[one == other for other in texts] for one in texts])
-        sentences = one_hot(torch.stack([self.places[i][k] for i, k in zip(chosen, which, strict=True)]))
-        pictures = as_input(self.shown[chosen])
+        pictures = as_input(drawn.pictures)
         if s.mirror:
             turned = torch.rand(n, 1, 1, 1, generator=self.rng) < 0.5
             pictures = torch.where(turned, pictures.flip(3), pictures)
         device = self.workers.device
-        loss, right = structured_loss(
-            self.text(sentences.to(device)), self.pictures(pictures.to(device)), same.to(device)
-        )
+        said = self.text(read(texts + drawn.asked).to(device))
+        seen = self.pictures(pictures.to(device))
+        loss, right = structured_loss(said[:n], seen, same.to(device))
+        figures = {"loss": loss, "right": right}
+        if s.kinds:
+            kinds = self.draws.kinds(drawn.chosen)
+            heard = kinds.masked_fill(torch.tensor([not nouns for nouns in drawn.nouns]), -1)
+            asked = torch.tensor(drawn.asked_kinds, dtype=kinds.dtype)
+            for name, x, wanted in (("text", said, torch.cat([heard, asked])), ("picture", seen, kinds)):
+                misnamed = F.cross_entropy(self.namer(x), wanted.to(device).long(), ignore_index=-1)
+                figures[f"loss_kind_of_{name}"] = misnamed
+                loss = loss + s.kinds * misnamed
         for group in self.opt.param_groups:
             group["lr"] = s.lr * s.decay ** (self.seen // len(self.trained))
         self.opt.zero_grad(set_to_none=True)
@@ -112,7 +137,7 @@ class Trainer:
         self.workers.average_gradients(group["params"])
         self.opt.step()
         self.seen += s.batch
-        return {"loss": loss, "right": right}
+        return figures
 
     def averaged(self) -> Any:
         """The text encoder, which has no average, as it is."""
@@ -122,11 +147,11 @@ class Trainer:
         return {"pictures": self.pictures}
 
     def state(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name).state_dict() for name in ("text", "pictures", "opt")}
+        parts = {name: getattr(self, name).state_dict() for name in ("text", "pictures", "namer", "opt")}
         return {**parts, "seen": self.seen, "rng": self.rng.get_state()}
 
     def load(self, state: dict[str, Any]) -> None:
-        for name in ("text", "pictures", "opt"):
+        for name in ("text", "pictures", "namer", "opt"):
             getattr(self, name).load_state_dict(state[name])
         self.seen = state["seen"]
         if self.workers.first:
@@ -135,7 +160,7 @@ class Trainer:
             self._sow(self.settings.seed + self.seen * self.workers.count + self.workers.rank)
 
     def transfer(self, file: Path) -> dict[str, str]:
-        """Takes over the text encoder of a checkpoint.
+        """Takes over the text encoder of a checkpoint, and the network for pictures where it has one.
 
         Raises:
             CheckpointError: the file cannot be read, or its encoder has another form.
@@ -147,7 +172,11 @@ class Trainer:
             raise BadInput(f"{file} is of the family '{family}'; --resume takes one of '{self.family}' here.")
         tensors = models.read(raw, family).state_dict()
         models.load_strictly(self.text, tensors, str(file))
-        return {"text": f"{len(tensors)} tensors"}
+        taken = {"text": f"{len(tensors)} tensors"}
+        if "pictures" in raw.networks:
+            models.load_strictly(self.pictures, models.read(raw, family, "pictures").state_dict(), str(file))
+            taken["pictures"] = f"{len(self.pictures.state_dict())} tensors"
+        return taken
 
     @torch.no_grad()
     def _scores(self, G: Any) -> tuple[list[str], Tensor]:
@@ -157,8 +186,8 @@ class Trainer:
         seen, said = [], []
         for at in range(0, len(self.held_out), 64):
             block = self.held_out[at : at + 64]
-            seen.append(eyes(as_input(self.shown[block]).to(device)).cpu())
-            said.append(G(one_hot(torch.stack([self.places[i][0] for i in block])).to(device)).cpu())
+            seen.append(eyes(as_input(self.draws.shown[block]).to(device)).cpu())
+            said.append(G(read([self.captions[i][0] for i in block]).to(device)).cpu())
         return [self.captions[i][0] for i in self.held_out], torch.cat(said) @ torch.cat(seen).T
 
     def measure(self, G: Any) -> dict[str, Any]:
@@ -175,7 +204,7 @@ class Trainer:
         rows = []
         for i in range(0, len(scores), max(1, len(scores) // 8))[:8]:
             found = scores[i].topk(min(8, len(scores))).indices.tolist()
-            rows.append(torch.cat([self.shown[self.held_out[j]] for j in (i, *found)], dim=2))
+            rows.append(torch.cat([self.draws.shown[self.held_out[j]] for j in (i, *found)], dim=2))
         sheet = torch.cat(rows, dim=1).permute(1, 2, 0)
         return Image.fromarray(sheet.squeeze(2).numpy())
 
@@ -207,6 +236,11 @@ def places(sentence: str) -> Tensor:
     """Places of the characters in the alphabet, from 1 on; 0 for nothing: uint8 [201]."""
     columns = encode_text(sentence)[0]
     return ((columns.argmax(dim=0) + 1) * columns.any(dim=0)).byte()
+
+
+def read(sentences: list[str]) -> Tensor:
+    """One-hot sentences [N, 70, 201]."""
+    return one_hot(torch.stack([places(sentence) for sentence in sentences]))
 
 
 def one_hot(numbers: Tensor) -> Tensor:

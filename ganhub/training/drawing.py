@@ -7,7 +7,7 @@ wrong; and where a CLIP looks at what was drawn, sentences about every kind are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ganhub.data.captions import CaptionedSet
 from ganhub.data.dataset import PictureSet
 from ganhub.data.recolour import PAINTS, recoloured
 from ganhub.data.sentences import colours_in, in_colour, without_kind
+from ganhub.errors import BadInput
 from ganhub.training.matching import Swaps
 
 
@@ -61,28 +62,39 @@ class Draws:
         self.texts = data.captions if isinstance(data, CaptionedSet) else []
 
     def __call__(self, n: int, rng: torch.Generator) -> Drawn:
-        chosen, others = self.some(2 * n, rng).view(2, n).tolist()
-        chosen = [self.trained[i] for i in chosen]
-        pictures = self.shown[chosen]
+        drawn = self.pairs(n, rng)
         if not self.texts:
-            return Drawn(chosen, chosen, pictures, pictures)
-        texts = []
-        for at, i in enumerate(chosen):
-            text = self.texts[i][_below(len(self.texts[i]), rng)]
-            texts.append(self._in_another_colour(pictures, at, i, text, rng) or text)
-        wrong = [self._unlike(text, k) for text, k in zip(texts, others, strict=True)]
+            return drawn
+        others = self.some(n, rng).tolist()
+        wrong = [self._unlike(text, k) for text, k in zip(drawn.texts, others, strict=True)]
         mismatched = self.shown[wrong]
         for at, i in enumerate(wrong):
-            self._in_the_same_colour(mismatched, at, i, chosen[at], texts[at], rng)
-        drawn = Drawn(chosen, wrong, pictures, mismatched, texts)
+            self._in_the_same_colour(mismatched, at, i, drawn.chosen[at], drawn.texts[at], rng)
+        return replace(drawn, wrong=wrong, others=mismatched)
+
+    def pairs(self, n: int, rng: torch.Generator) -> Drawn:
+        """Without others: `wrong` are the pictures themselves."""
+        chosen = [self.trained[i] for i in self.some(n, rng).tolist()]
+        pictures = self.shown[chosen]
+        drawn = Drawn(chosen, chosen, pictures, pictures)
+        if not self.texts:
+            return drawn
+        for at, i in enumerate(chosen):
+            text = self.texts[i][_below(len(self.texts[i]), rng)]
+            drawn.texts.append(self._in_another_colour(pictures, at, i, text, rng) or text)
         if self.swaps is not None:
-            drawn.nouns.extend(self.swaps(text, i) for text, i in zip(texts, chosen, strict=True))
+            drawn.nouns.extend(self.swaps(text, i) for text, i in zip(drawn.texts, chosen, strict=True))
             self._ask(drawn, rng)
         return drawn
 
     def some(self, n: int, rng: torch.Generator) -> Tensor:
         """Places [N] among the trained pictures."""
         return torch.multinomial(self.shares, n, replacement=True, generator=rng)
+
+    def every_kind(self) -> list[int]:
+        """Classes of which pictures are drawn."""
+        drawn = [i for i, share in zip(self.trained, self.shares.tolist(), strict=True) if share > 0]
+        return sorted(set(self.kinds(drawn).tolist()))
 
     def kinds(self, pictures: list[int]) -> Tensor:
         """Classes [N] of pictures."""
@@ -128,6 +140,16 @@ class Draws:
             drawn.asked.append(text)
             drawn.asked_nouns.append(some)
             drawn.asked_kinds.append(kind)
+
+
+def need_classes(data: PictureSet, **weights: float) -> None:
+    """
+    Raises:
+        BadInput: the set has no named classes, and one of the options that need them is not 0.
+    """
+    for name, given in weights.items():
+        if given and (data.labels is None or data.labels.ndim > 1):
+            raise BadInput(f"{data.path} has no named classes for --{name}; prepare it with --label.")
 
 
 def _below(n: int, rng: torch.Generator) -> int:

@@ -26,8 +26,8 @@ from ganhub.errors import BadInput
 from ganhub.models import stackgan
 from ganhub.training import loop
 from ganhub.training.augment import Augment
-from ganhub.training.char_cnn_rnn import as_input, one_hot, places, split
-from ganhub.training.drawing import Draws
+from ganhub.training.char_cnn_rnn import as_input, read, split
+from ganhub.training.drawing import Draws, need_classes
 from ganhub.training.matching import Heard, Matcher, Swaps
 from ganhub.training.options import checkpoint_file, option
 from ganhub.training.pair import ADA_KIMG, autocast, side
@@ -140,13 +140,11 @@ class Trainer:
         self.text_dim = encoder.dim
         drawn = [i for i, share in zip(self.trained, self.shares.tolist(), strict=True) if share > 0]
         texts = [text for i in drawn + self.held_out for text in self.draws.texts[i]]
-        self.embeddings = Heard(lambda some: encoder(one_hot(torch.stack([places(t) for t in some])).to(device)), texts)
+        self.embeddings = Heard(lambda some: encoder(read(some).to(device)), texts)
         labels = self.data.labels if self.data.classes else None
-        if (s.recolour or s.kinds) and (labels is None or labels.ndim > 1):
-            name = "recolour" if s.recolour else "kinds"
-            raise BadInput(f"{self.data.path} has no named classes for --{name}; prepare it with --label.")
+        need_classes(self.data, recolour=s.recolour, kinds=s.kinds)
         if s.matcher:
-            kinds = [] if labels is None or labels.ndim > 1 else sorted({int(labels[i]) for i in drawn})
+            kinds = [] if labels is None or labels.ndim > 1 else self.draws.every_kind()
             self.draws.swaps = swaps = Swaps(self.data, kinds)
             named = [text for i in drawn for own in self.draws.texts[i] for text in (own, *swaps(own, i))]
             self.matcher = Matcher(s.matcher, named, device)
