@@ -187,11 +187,16 @@ class Trainer:
         texts = drawn.texts + drawn.asked
         embedding = self.embeddings(texts) if self.text else None
         z = self.noise(n + len(drawn.asked), s.z_dim)
+        # In the same batch, whose statistics they share: else pictures would differ by those and not by z.
+        other = self.noise(max(2, n // 4) if s.seek else 0, s.z_dim)
         code = mu = logvar = None
         with self.autocast():
+            latents = codes = torch.cat([z, other])
             if embedding is not None:
                 code, mu, logvar = self.G.condition(embedding.to(z.device), self.noise(len(z), s.code_dim))
-            fake = [x.float() for x in self.G.paint(z, z if code is None else code)]
+                codes = torch.cat([code, code[: len(other)]])
+            painted = [x.float() for x in self.G.paint(latents, codes)]
+        fake = [x[: len(z)] for x in painted]
         seen = None if mu is None else mu.float().detach()
         losses, signs, figures = [], [], {}  # type: list[Tensor], list[list[Tensor]], dict[str, Tensor]
         kinds = wanted = torch.zeros(0)
@@ -236,11 +241,8 @@ class Trainer:
                 figures["loss_match"], figures["loss_kind"] = matched
             loss_g = loss_g + s.match * (figures["loss_match"] + figures["loss_kind"])
         if s.seek:
-            some = slice(0, max(2, n // 4))
-            other = self.noise(some.stop, s.z_dim)
-            with self.autocast():
-                again = self.G.paint(other, other if code is None else code[some])[-1].float()
-            figures["loss_seek"] = sameness(fake[-1][some], again, z[some], other)
+            some = slice(len(other))
+            figures["loss_seek"] = sameness(fake[-1][some], painted[-1][len(z) :], z[some], other)
             loss_g = loss_g + s.seek * figures["loss_seek"]
         self._descend(self.G, self.opt_g, loss_g)
         for judge in self.judges:
