@@ -153,6 +153,8 @@ def eyes(given: Given, out: Path) -> Path:
 
 BALANCED = {"mirror": True, "balance": True, "fewest": 60}  # half of the fruit are apples
 PHOTOS = {"shrink": 0.7}
+WORDS = {"dim": 256, "width": 256, "batch": 64, "mirror": True}
+KINDS = {"fewest": 60, "kinds": 0.3, "recolour": 0.5}
 LIGHT = {"preset": "light", "mirror": True}
 SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
     "mlp-gan-digits": gan(Stage(mlp_gan, 4000)),
@@ -190,22 +192,26 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
         Stage(clip, 120, "fruit.zip"),
     ),
     "char-cnn-rnn-fruit": gan(
-        Stage(char_cnn_rnn, 168, "fruit.zip", settings={"dim": 256, "width": 256, "batch": 64, "mirror": True})
+        Stage(char_cnn_rnn, 168, "fruit.zip", settings=WORDS, run="char-cnn-rnn-fruit-plain"),
+        Stage(
+            char_cnn_rnn, 100, "fruit.zip", settings={**WORDS, **KINDS, "balance": 1.0}, run="char-cnn-rnn-fruit-kinds"
+        ),
+        Stage(char_cnn_rnn, 60, "fruit.zip", settings={**WORDS, **KINDS, "balance": 0.5, "lr": 1e-4}),
     ),
     "stackgan-fruit": gan(
         Stage(
             stackgan,
-            200,
+            500,
             "fruit.zip",
             settings={
                 **BALANCED,
                 "encoder": "char-cnn-rnn-fruit",
                 "balance": 1.0,
                 "matcher": "clip-fruit",
-                "match": 3.0,
+                "match": 4.0,
                 "recolour": 0.7,
-                "kinds": 2.0,
-                "seek": 1.5,
+                "kinds": 0.5,
+                "seek": 2.0,
                 "batch": 32,
                 "lr_g": 2.5e-4,
                 "ema": 0.998,
@@ -213,7 +219,7 @@ SHIPPED: dict[str, Callable[[Given, Path], Path]] = {
                 "code_dim": 64,
                 "ndf": 32,
                 "residuals": 1,
-                "kl": 0.05,
+                "kl": 1.5,
                 "aug": "ada",
                 "augpipe": "bg",
                 "p": 0.3,
