@@ -12,6 +12,7 @@ from ganhub import checkpoint, models
 from ganhub.cli import main
 from ganhub.data.captions import CaptionedSet
 from ganhub.data.dataset import PictureSet, write_set
+from ganhub.data.recolour import PAINTS
 from ganhub.errors import BadInput
 from ganhub.models.char_cnn_rnn import encode_text
 from ganhub.training import char_cnn_rnn, loop, stackgan
@@ -310,10 +311,13 @@ def test_a_matcher_tells_whose_sentence_it_is(art, encoder):
     trainer.matcher.of.known = dict(zip(texts, seen, strict=True))
     trainer.matcher.clip.encode_image = lambda pictures: seen
     pictures = torch.zeros(3, 3, 16, 16)
-    assert trainer.matcher(pictures, texts, [[], [], []])[0] < 0.01
-    assert trainer.matcher(pictures, texts, [texts[:2], texts[:2], []])[1] < 0.01
+    none, some = [[], [], []], [texts[:2], texts[:2], []]
+    trainer.matcher.of.groups = {tuple(texts[:2]): seen[:2]}
+    match = lambda *others: [float(loss) for loss in trainer.matcher(pictures, texts, *others)]  # noqa: E731
+    batch, kinds, colours = match(some, some)
+    assert max(batch, kinds, colours) < 0.01 and match(none, none) == [batch, 0, 0]
     seen = seen.flip(1)
-    assert trainer.matcher(pictures, texts, [[], [], []])[0] > 0.3
+    assert min(match(some, some)) > 0.3
     with pytest.raises(BadInput, match="--encoder"):
         stackgan.Trainer(replace(settings, encoder=""), PictureSet(art), Workers("cpu"))
 
@@ -346,6 +350,8 @@ def test_a_sentence_is_read_once():
         2,
     ]
     assert read == [["a", "abc"], ["ab"], ["abcd"]]
+    assert all(heard.together(["a", "abcde"])[:, 0].tolist() == [1, 5] for _ in range(2))
+    assert read[3:] == [["a", "abcde"]]  # whatever was read before, and once
 
 
 def test_pictures_in_other_colours_have_other_sentences(art, encoder):
@@ -355,13 +361,16 @@ def test_pictures_in_other_colours_have_other_sentences(art, encoder):
         stackgan.Trainer(settings, data, Workers("cpu"))
     data.labels, data.classes = np.arange(len(data)) % 3, ["disc", "disc", "thing"]
     trainer = stackgan.Trainer(settings, data, Workers("cpu"))
-    seen = []
+    seen, coloured = [], 0
     for _ in range(10):
         drawn = trainer.draws(16, trainer.rng)
         for at, (i, text) in enumerate(zip(drawn.chosen, drawn.texts, strict=True)):
             same = torch.equal(drawn.pictures[at], trainer.draws.shown[i])
             assert same == (text in data.captions[i]), text
             assert not drawn.nouns[at] or text in drawn.nouns[at]
+            asked, colours = drawn.asked[at], drawn.asked_colours[at]
+            assert not colours or (asked in colours and len(set(colours)) == len(PAINTS)), colours
+            coloured += bool(colours)
             seen.append((same, text))
             # A wrong picture of another kind has the colour of the sentence where it can be painted so.
             kinds = [data.classes[data.labels[n]] for n in (i, drawn.wrong[at])]
@@ -369,7 +378,8 @@ def test_pictures_in_other_colours_have_other_sentences(art, encoder):
     assert sum(not same for same, _ in seen) > 30 and {"a purple disc", "the round thing is yellow"} & {
         t for _, t in seen
     }
-    assert torch.isfinite(trainer.step()["loss_kind"])
+    figures = trainer.step()
+    assert torch.isfinite(figures["loss_kind"]) and figures["loss_colour"] > 0 and coloured > 50
     with pytest.raises(BadInput, match="--recolour needs sentences"):
         stackgan.Trainer(replace(settings, encoder="", matcher=""), PictureSet(art), Workers("cpu"))
 

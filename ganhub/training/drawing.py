@@ -30,6 +30,7 @@ class Drawn:
         texts: a sentence of each picture; empty without sentences.
         nouns: each sentence with every kind's noun; empty where it has none.
         asked: sentences that no picture need be there for; `asked_nouns` and `asked_kinds` (-1: none) are theirs.
+        asked_colours: each of those in every colour; empty where it names none, or several.
     """
 
     chosen: list[int]
@@ -41,6 +42,7 @@ class Drawn:
     asked: list[str] = field(default_factory=list)
     asked_nouns: list[list[str]] = field(default_factory=list)
     asked_kinds: list[int] = field(default_factory=list)
+    asked_colours: list[list[str]] = field(default_factory=list)
 
 
 class Draws:
@@ -140,6 +142,8 @@ class Draws:
             drawn.asked.append(text)
             drawn.asked_nouns.append(some)
             drawn.asked_kinds.append(kind)
+            coloured = self.recolour > 0 and kind >= 0
+            drawn.asked_colours.append(_in_every_colour(text, self.data.classes[kind]) if coloured else [])
 
 
 def need_classes(data: PictureSet, **weights: float) -> None:
@@ -158,6 +162,13 @@ def _below(n: int, rng: torch.Generator) -> int:
 
 def _colour(rng: torch.Generator) -> str:
     return list(PAINTS)[_below(len(PAINTS), rng)]
+
+
+def _in_every_colour(text: str, kind: str) -> list[str]:
+    named = set(colours_in(without_kind(text, kind)))
+    own = named.pop() if len(named) == 1 else ""
+    said = [text if colour == own else in_colour(text, kind, colour) for colour in PAINTS]
+    return said if own in PAINTS and all(said) else []
 
 
 def _paint(pictures: Tensor, at: int, colour: str) -> bool:

@@ -35,9 +35,10 @@ class Heard:
             must not depend on what it is read with, or a training that goes on would not do what it had done.
     """
 
-    def __init__(self, encode: Callable[[list[str]], Tensor], texts: Iterable[str]):
+    def __init__(self, encode: Callable[[list[str]], Tensor], texts: Iterable[str] = ()):
         self.encode = encode
         self.known: dict[str, Tensor] = {}
+        self.groups: dict[tuple[str, ...], Tensor] = {}
         every = sorted(set(texts))
         for at in range(0, len(every), 256):
             self._read(every[at : at + 256])
@@ -46,10 +47,13 @@ class Heard:
         with torch.no_grad():
             self.known |= dict(zip(texts, self.encode(texts).float(), strict=True))
 
-    def read(self, texts: list[str]) -> None:
-        """Reads sentences that always come together."""
-        if texts and texts[0] not in self.known:
-            self._read(texts)
+    def together(self, texts: list[str]) -> Tensor:
+        """[N, D] of N sentences that are read with each other, whatever was read before."""
+        key = tuple(texts)
+        if key not in self.groups:
+            with torch.no_grad():
+                self.groups[key] = self.encode(texts).float()
+        return self.groups[key]
 
     def __call__(self, texts: list[str]) -> Tensor:
         """[N, D] of N sentences."""
@@ -95,36 +99,51 @@ class Swaps:
 
 
 class Matcher:
-    """How badly pictures fit their sentences: among those of the batch, and among the kinds that they could name.
+    """How badly pictures fit their sentences.
 
     Args:
         name: a CLIP, a file or an id of the registry.
-        texts: sentences that it will be asked about.
 
     Raises:
         CheckpointError: the file is no CLIP.
     """
 
-    def __init__(self, name: str, texts: Iterable[str], device: torch.device):
+    def __init__(self, name: str, device: torch.device):
         network: Any = models.read(checkpoint.read(checkpoint_file(name)), "clip")
         self.clip: Any = network.to(device).eval().requires_grad_(False)
-        self.of = Heard(lambda some: self.clip.encode_tokens(self.clip.words(some).to(device)), texts)
+        self.scale = float(self.clip.clip.logit_scale.exp())
+        self.of = Heard(lambda some: self.clip.encode_tokens(self.clip.words(some).to(device)))
         """Features [N, D] of sentences."""
 
-    def __call__(self, pictures: Tensor, texts: list[str], others: list[list[str]]) -> tuple[Tensor, Tensor]:
-        """Pictures [N, 3, H, W] in [-1, 1], the sentence of each, and the same of every kind (or none of them) ->
-        mean cross-entropies among the sentences of the batch and among the kinds."""
-        for some in others:
-            self.of.read(some)
-        scale = self.clip.clip.logit_scale.exp()
-        seen, wanted = self.clip.encode_image(pictures).float(), self.of(texts)
+    def __call__(
+        self, pictures: Tensor, texts: list[str], nouns: list[list[str]], colours: list[list[str]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """How badly pictures fit, as mean cross-entropies: among the sentences of the batch, those of every kind, and
+        those of every colour.
+
+        Args:
+            pictures: [N, 3, H, W] in [-1, 1].
+            texts: the sentence of each.
+            nouns: each sentence with every kind's noun, or none of them.
+            colours: each sentence in every colour, or none of them.
+        """
+        seen = self.clip.encode_image(pictures).float()
+        wanted = torch.stack(
+            [
+                self.of.together(some)[some.index(text)] if some else self.of([text])[0]
+                for text, some in zip(texts, nouns, strict=True)
+            ]
+        )
         own = torch.eye(len(wanted), dtype=torch.bool, device=wanted.device)
         same = (wanted @ wanted.T > ALIKE) & ~own
-        scores = (seen @ wanted.T * scale).masked_fill(same, -torch.inf)
+        scores = (seen @ wanted.T * self.scale).masked_fill(same, -torch.inf)
         batch = F.cross_entropy(scores, torch.arange(len(wanted), device=wanted.device))
+        return batch, self._among(seen, texts, nouns), self._among(seen, texts, colours)
+
+    def _among(self, seen: Tensor, texts: list[str], others: list[list[str]]) -> Tensor:
         named = [k for k, some in enumerate(others) if some]
         if not named:
-            return batch, torch.zeros_like(batch)
-        kinds = self.of([text for k in named for text in others[k]]).unflatten(0, (len(named), -1))
-        right = torch.tensor([others[k].index(texts[k]) for k in named], device=wanted.device)
-        return batch, F.cross_entropy(torch.einsum("nd,nkd->nk", seen[named], kinds) * scale, right)
+            return torch.zeros((), device=seen.device)
+        said = torch.stack([self.of.together(others[k]) for k in named])
+        right = torch.tensor([others[k].index(texts[k]) for k in named], device=seen.device)
+        return F.cross_entropy(torch.einsum("nd,nkd->nk", seen[named], said) * self.scale, right)

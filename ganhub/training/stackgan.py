@@ -145,9 +145,8 @@ class Trainer:
         need_classes(self.data, recolour=s.recolour, kinds=s.kinds)
         if s.matcher:
             kinds = [] if labels is None or labels.ndim > 1 else self.draws.every_kind()
-            self.draws.swaps = swaps = Swaps(self.data, kinds)
-            named = [text for i in drawn for own in self.draws.texts[i] for text in (own, *swaps(own, i))]
-            self.matcher = Matcher(s.matcher, named, device)
+            self.draws.swaps = Swaps(self.data, kinds)
+            self.matcher = Matcher(s.matcher, device)
 
     @property
     def text(self) -> bool:
@@ -237,9 +236,10 @@ class Trainer:
             loss_g = loss_g + s.color * figures["loss_color"]
         if self.matcher is not None:
             with self.autocast():
-                matched = self.matcher(fake[-1], texts, drawn.nouns + drawn.asked_nouns)
-                figures["loss_match"], figures["loss_kind"] = matched
-            loss_g = loss_g + s.match * (figures["loss_match"] + figures["loss_kind"])
+                colours: list[list[str]] = [[] for _ in drawn.texts] + drawn.asked_colours
+                matched = self.matcher(fake[-1], texts, drawn.nouns + drawn.asked_nouns, colours)
+            figures |= zip(("loss_match", "loss_kind", "loss_colour"), matched, strict=True)
+            loss_g = loss_g + s.match * torch.stack(matched).sum()
         if s.seek:
             some = slice(len(other))
             figures["loss_seek"] = sameness(fake[-1][some], painted[-1][len(z) :], z[some], other)
