@@ -15,7 +15,7 @@ from ganhub.data.dataset import PictureSet, write_set
 from ganhub.data.recolour import PAINTS
 from ganhub.errors import BadInput
 from ganhub.models.char_cnn_rnn import encode_text
-from ganhub.training import char_cnn_rnn, loop, stackgan
+from ganhub.training import char_cnn_rnn, loop, matching, stackgan
 from ganhub.training.matching import Heard, Swaps
 from ganhub.training.workers import Workers
 
@@ -336,7 +336,7 @@ def test_sentences_name_every_kind_in_turn(art):
     assert swaps("a red fruit", 0) == [] and Swaps(data, [1, 2])("an apple", 0) == []
 
 
-def test_a_sentence_is_read_once():
+def test_a_sentence_is_read_once(monkeypatch):
     read = []
 
     def encode(texts):
@@ -352,6 +352,8 @@ def test_a_sentence_is_read_once():
     assert read == [["a", "abc"], ["ab"], ["abcd"]]
     assert all(heard.together(["a", "abcde"])[:, 0].tolist() == [1, 5] for _ in range(2))
     assert read[3:] == [["a", "abcde"]]  # whatever was read before, and once
+    monkeypatch.setattr(matching, "REMEMBERED", 3)
+    assert heard(["b", "bc", "abc"])[:, 0].tolist() == [1, 2, 3] and len(heard.groups) == 3
 
 
 def test_pictures_in_other_colours_have_other_sentences(art, encoder):

@@ -112,7 +112,8 @@ class Trainer:
         s, n = self.settings, self.settings.batch // self.workers.count
         drawn = self.draws.pairs(n, self.rng)
         texts = drawn.texts
-        same = torch.tensor([[one == other for other in texts] for one in texts])
+        pairs = list(zip(texts, drawn.chosen, strict=True))
+        same = torch.tensor([[text == other or i == k for other, k in pairs] for text, i in pairs])
         pictures = as_input(drawn.pictures)
         if s.mirror:
             turned = torch.rand(n, 1, 1, 1, generator=self.rng) < 0.5
